@@ -1,0 +1,26 @@
+# Compiler, linker and cache settings that every target shares.
+find_program(CCACHE ccache)
+if(CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
+  # Without this sloppiness ccache never hits where a precompiled header is in use.
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${CMAKE_COMMAND} -E env CCACHE_SLOPPINESS=pch_defines,time_macros,include_file_mtime,include_file_ctime ${CCACHE})
+endif()
+find_program(MOLD mold)
+if(MOLD AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  add_link_options(-fuse-ld=mold)
+endif()
+
+add_compile_options(-Wall -Wextra -Wno-unused-parameter)
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  add_compile_options(-fpch-preprocess)
+endif()
+if(FRAMESHARD_SANITIZE)
+  add_compile_options(-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-sanitize=vptr -fno-omit-frame-pointer)
+  add_link_options(-fsanitize=address,undefined)
+endif()
+
+# One layer of the engine: a shared library, so that the CUDA module loaded at run time and the program use one copy.
+function(frameshard_layer name)
+  add_library(frameshard_${name} SHARED ${ARGN})
+  set_target_properties(frameshard_${name} PROPERTIES DEFINE_SYMBOL "")
+  target_include_directories(frameshard_${name} PUBLIC ${CMAKE_SOURCE_DIR})
+endfunction()

@@ -1,0 +1,208 @@
+// The configuration of a run. Each struct's field list is the one place that names its keys, limits and help.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <limits>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "core/field_rules.h"
+
+namespace frameshard {
+
+/// `model:` what is run.
+struct ModelConfig {
+  std::string path;
+  std::string dtype = "auto";
+  std::string vae_dtype = "float32";
+
+  bool operator==(const ModelConfig&) const = default;
+
+  template <class Visitor, class Self>
+  static void fields(Visitor& visit, Self& self) {
+    const auto dtypes = one_of({"auto", "float32", "bfloat16", "float16"});
+    visit("path", self.path, "folder of a model in diffusers' layout", required(), non_empty());
+    visit("dtype", self.dtype, "of the denoiser and text encoder; auto: float32 on a CPU, bfloat16 on CUDA",
+          dtypes);
+    visit("vae_dtype", self.vae_dtype, "of the VAE", dtypes);
+  }
+};
+
+/// `request:` one video, or one batch of the same shape.
+struct RequestConfig {
+  std::string id;
+  std::string prompt;
+  std::string negative_prompt;
+  int64_t width = 832;
+  int64_t height = 480;
+  int64_t num_frames = 81;
+  int64_t num_inference_steps = 50;
+  double guidance_scale = 5.0;
+  int64_t seed = 0;
+  int64_t max_sequence_length = 512;
+  int64_t batch_size = 1;
+  std::optional<std::string> latents;
+
+  /// Guidance needs a second pass of the denoiser for the negative prompt.
+  bool uses_guidance() const { return guidance_scale > 1.0; }
+  bool operator==(const RequestConfig&) const = default;
+
+  template <class Visitor, class Self>
+  static void fields(Visitor& visit, Self& self) {
+    visit("id", self.id, "name of its output directory in a list; empty: a 4-digit number",
+          directory_name(100, {"results.jsonl"}));
+    visit("prompt", self.prompt, "what the video shows", required());
+    visit("negative_prompt", self.negative_prompt, "what guidance leads away from");
+    visit("width", self.width, "pixels", in_range(16, 8192).multiple_of(16));
+    visit("height", self.height, "pixels", in_range(16, 8192).multiple_of(16));
+    visit("num_frames", self.num_frames, "frames", in_range(1, 4097).one_plus_multiple_of(4));
+    visit("num_inference_steps", self.num_inference_steps, "denoising steps", in_range(1, 1000));
+    visit("guidance_scale", self.guidance_scale, "strength of the prompt; 1 or less turns guidance off",
+          in_range(0.0, 100.0));
+    visit("seed", self.seed, "of the initial noise", in_range(0, std::numeric_limits<int64_t>::max()));
+    visit("max_sequence_length", self.max_sequence_length, "tokens of the prompt", in_range(2, 4096));
+    visit("batch_size", self.batch_size, "videos; video i uses seed + i", in_range(1, 1024));
+    visit("latents", self.latents, "initial noise from a .safetensors file, key \"latents\"", non_empty());
+  }
+};
+
+/// `infer.diffusion:` how many ways the work is split; cfg_size * cp_size * dp_size = ranks.
+struct DiffusionConfig {
+  AutoOr<int64_t> cp_size;
+  AutoOr<int64_t> cfg_size;
+  AutoOr<int64_t> dp_size;
+
+  bool operator==(const DiffusionConfig&) const = default;
+
+  template <class Visitor, class Self>
+  static void fields(Visitor& visit, Self& self) {
+    visit("cp_size", self.cp_size, "ranks that share the tokens of one sample", in_range(1, 65536));
+    visit("cfg_size", self.cfg_size, "2: both passes of guidance at the same time", in_range(1, 2));
+    visit("dp_size", self.dp_size, "groups of ranks with samples of their own", in_range(1, 65536));
+  }
+};
+
+/// `infer.attention:` how context parallelism is made up; ulysses_size * ring_size = cp_size.
+struct AttentionConfig {
+  AutoOr<int64_t> ulysses_size;
+  AutoOr<int64_t> ring_size;
+
+  bool operator==(const AttentionConfig&) const = default;
+
+  template <class Visitor, class Self>
+  static void fields(Visitor& visit, Self& self) {
+    visit("ulysses_size", self.ulysses_size, "ranks that exchange tokens for heads", in_range(1, 65536));
+    visit("ring_size", self.ring_size, "ranks that pass keys and values around", in_range(1, 65536));
+  }
+};
+
+/// `infer:` where and how it runs.
+struct InferConfig {
+  DiffusionConfig diffusion;
+  AttentionConfig attention;
+  std::string backend = "auto";
+  std::string device = "auto";
+  AutoOr<int64_t> threads_per_rank;
+
+  bool operator==(const InferConfig&) const = default;
+
+  template <class Visitor, class Self>
+  static void fields(Visitor& visit, Self& self) {
+    visit("diffusion", self.diffusion, "how many ways the work is split");
+    visit("attention", self.attention, "how context parallelism is made up");
+    visit("backend", self.backend, "what carries tensors between ranks",
+          one_of({"auto", "nccl", "mpi", "threads"}));
+    visit("device", self.device, "what computes", one_of({"auto", "cpu", "cuda"}));
+    visit("threads_per_rank", self.threads_per_rank,
+          "CPU threads; auto: OMP_NUM_THREADS, else allowed cores / ranks of this host", in_range(1, 1024));
+  }
+};
+
+/// `scheduler:` what differs from the checkpoint's own scheduler.
+struct SchedulerConfig {
+  std::optional<double> flow_shift;
+  std::optional<std::string> solver;
+  std::string sigmas = "diffusers";
+
+  bool operator==(const SchedulerConfig&) const = default;
+
+  template <class Visitor, class Self>
+  static void fields(Visitor& visit, Self& self) {
+    visit("flow_shift", self.flow_shift, "null: what the checkpoint says",
+          in_range(0.0, 100.0).excluding_low());
+    visit("solver", self.solver, "null: what the checkpoint says", one_of({"unipc", "euler"}));
+    visit("sigmas", self.sigmas, "whose noise levels", one_of({"diffusers", "wan"}));
+  }
+};
+
+/// `output:` what is written and where.
+struct OutputConfig {
+  std::string directory = "outputs";
+  int64_t fps = 16;
+  bool save_latents = false;
+  bool overwrite = false;
+
+  bool operator==(const OutputConfig&) const = default;
+
+  template <class Visitor, class Self>
+  static void fields(Visitor& visit, Self& self) {
+    visit("directory", self.directory, "relative to the working directory", non_empty());
+    visit("fps", self.fps, "frames a second", in_range(1, 240));
+    visit("save_latents", self.save_latents, "also write latents.safetensors");
+    visit("overwrite", self.overwrite, "replace a complete output");
+  }
+};
+
+/// A whole configuration.
+struct RunConfig {
+  ModelConfig model;
+  std::optional<RequestConfig> request;  ///< either this or `requests`
+  std::vector<RequestConfig> requests;
+  InferConfig infer;
+  SchedulerConfig scheduler;
+  OutputConfig output;
+  std::string name;  ///< the config file's stem, no key of the file
+
+  bool operator==(const RunConfig&) const = default;
+
+  template <class Visitor, class Self>
+  static void fields(Visitor& visit, Self& self) {
+    visit("model", self.model, "what is run");
+    visit("request", self.request, "one video");
+    visit("requests", self.requests, "several videos, each with the keys of request");
+    visit("infer", self.infer, "where and how it runs");
+    visit("scheduler", self.scheduler, "what differs from the checkpoint's scheduler");
+    visit("output", self.output, "what is written and where");
+  }
+};
+
+/// Reads a file, applies the overrides in order and checks everything.
+RunConfig load_run_config(const std::filesystem::path& file, std::span<const std::string> overrides = {});
+
+/// Applies "a.b=value". Types and names are checked here, ranges by check_config().
+void apply_override(RunConfig& config, const std::string& assignment);
+
+/// Ranges, and what must fit together. Throws ExitCode::config.
+void check_config(const RunConfig& config);
+
+/// Every request, those of a list with their ids filled in.
+std::vector<RequestConfig> all_requests(const RunConfig& config);
+
+/// The resolved configuration as YAML that load_run_config() reads back to the same values.
+std::string dump_yaml(const RunConfig& config);
+
+/// Dotted key and value of each single value, to compare configurations between ranks.
+std::vector<std::pair<std::string, std::string>> flatten(const RunConfig& config);
+
+/// A hash of what determines the result: model, requests and scheduler. 16 hexadecimal digits.
+std::string config_hash(const RunConfig& config);
+
+/// Every key there is.
+std::vector<KeyInfo> config_keys();
+
+}  // namespace frameshard

@@ -1,0 +1,70 @@
+#include "core/cuda_module.h"
+
+#include <dlfcn.h>
+
+#include <cstdlib>
+#include <filesystem>
+
+#include "core/error.h"
+
+namespace frameshard {
+namespace {
+
+struct Module {
+  void* handle = nullptr;
+  const CudaFunctions* functions = nullptr;
+  std::string why_not;
+};
+
+// The module lies beside this library.
+std::filesystem::path module_path() {
+  Dl_info info{};
+  dladdr(reinterpret_cast<void*>(&cuda), &info);
+  return std::filesystem::path(info.dli_fname).parent_path() / "libframeshard_cuda.so";
+}
+
+Module load() {
+  Module module;
+  const char* hidden = std::getenv("CUDA_VISIBLE_DEVICES");
+  if (hidden && (*hidden == '\0' || std::string(hidden) == "-1")) {
+    module.why_not = "CUDA_VISIBLE_DEVICES hides every GPU";
+    return module;
+  }
+  void* driver = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
+  if (!driver) {
+    module.why_not = "no NVIDIA driver (libcuda.so.1) on this machine";
+    return module;
+  }
+  const auto path = module_path();
+  if (!std::filesystem::exists(path)) {
+    module.why_not = "this build has no CUDA part (" + path.string() + " is missing)";
+    return module;
+  }
+  module.handle = dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL);
+  if (!module.handle) {
+    module.why_not = std::string("the CUDA part could not be loaded: ") + dlerror();
+    return module;
+  }
+  const auto* functions = static_cast<const CudaFunctions*>(dlsym(module.handle, "frameshard_cuda_functions"));
+  if (!functions) {
+    module.why_not = path.string() + " exports no frameshard_cuda_functions; build it again";
+  } else if (functions->device_count() == 0) {
+    module.why_not = "an NVIDIA driver is here, but no visible GPU";
+  } else {
+    module.functions = functions;
+  }
+  return module;
+}
+
+const Module& module() {
+  static const Module instance = load();
+  return instance;
+}
+
+}  // namespace
+
+const CudaFunctions* cuda() { return module().functions; }
+const std::string& why_no_cuda() { return module().why_not; }
+void* cuda_symbol(const char* name) { return cuda() ? dlsym(module().handle, name) : nullptr; }
+
+}  // namespace frameshard

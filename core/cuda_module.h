@@ -1,0 +1,31 @@
+// The CUDA part of the engine, loaded at run time only where an NVIDIA driver and a GPU are: a process that loads
+// libtorch_cuda starts 0.5 s later and takes 350 MB more, which a CPU rank should not pay.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace frameshard {
+
+/// Functions that the module exports; device numbers are this process's visible devices. All throw Error.
+struct CudaFunctions {
+  int (*device_count)();
+  void (*set_device)(int device);
+  void (*synchronize)(int device);
+  void (*memory)(int device, int64_t* free_bytes, int64_t* total_bytes);
+  int64_t (*peak_allocated)(int device);
+  void (*reset_peak)(int device);
+  void (*empty_cache)();
+  std::string (*device_name)(int device);
+  std::string (*versions)();  ///< "CUDA 13.0, NCCL 2.28.9"
+};
+
+/// The module's functions, or null where there is no GPU. The first call loads the module, and must come before any
+/// tensor is made: LibTorch looks for its CUDA part once.
+const CudaFunctions* cuda();
+/// Why cuda() is null: "no NVIDIA driver", "built without CUDA", or the loader's message. Empty where it is not.
+const std::string& why_no_cuda();
+/// A symbol of the module for a higher layer (the NCCL backend); null where there is no GPU.
+void* cuda_symbol(const char* name);
+
+}  // namespace frameshard

@@ -1,0 +1,63 @@
+#include "core/device.h"
+
+#include <malloc.h>
+
+#include "core/cuda_module.h"
+#include "core/error.h"
+#include "core/host.h"
+
+namespace frameshard {
+
+std::vector<DeviceInfo> list_devices() {
+  std::vector<DeviceInfo> devices;
+  for (int i = 0; cuda() && i < cuda()->device_count(); ++i) {
+    DeviceInfo info{at::Device(at::kCUDA, c10::DeviceIndex(i)), cuda()->device_name(i), 0, 0};
+    cuda()->memory(i, &info.free_bytes, &info.total_bytes);
+    devices.push_back(info);
+  }
+  const std::string cpu = fmt::format("{}, {} cores", cpu_name(), allowed_cores());
+  devices.push_back({at::Device(at::kCPU), cpu, host_memory_bytes(), host_available_bytes()});
+  return devices;
+}
+
+at::Device device_for_rank(const std::string& wanted, int local_rank) {
+  if (wanted == "cuda" && !cuda()) {
+    fail(ExitCode::config, "infer.device is cuda, but {}; set infer.device=cpu", why_no_cuda());
+  }
+  if (wanted == "cpu" || !cuda()) return at::Device(at::kCPU);
+  return at::Device(at::kCUDA, c10::DeviceIndex(local_rank % cuda()->device_count()));
+}
+
+at::ScalarType resolve_dtype(const std::string& wanted, const at::Device& device) {
+  if (wanted == "float32") return at::kFloat;
+  if (wanted == "bfloat16") return at::kBFloat16;
+  if (wanted == "float16") return at::kHalf;
+  require(wanted == "auto", "unknown dtype {}", wanted);
+  return device.is_cuda() ? at::kBFloat16 : at::kFloat;
+}
+
+void synchronize(const at::Device& device) {
+  if (device.is_cuda()) cuda()->synchronize(device.index());
+}
+
+int64_t peak_memory(const at::Device& device) {
+  return device.is_cuda() ? cuda()->peak_allocated(device.index()) : peak_resident_bytes();
+}
+
+void reset_peak_memory(const at::Device& device) {
+  if (device.is_cuda()) {
+    cuda()->reset_peak(device.index());
+  } else {
+    reset_peak_resident();
+  }
+}
+
+void release_cached_memory(const at::Device& device) {
+  if (device.is_cuda()) {
+    cuda()->empty_cache();
+  } else {
+    malloc_trim(0);
+  }
+}
+
+}  // namespace frameshard

@@ -1,0 +1,24 @@
+// What this process may use of its host.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace frameshard {
+
+std::string host_name();
+std::string cpu_name();
+/// Cores that this process may run on (its affinity mask, then a container's CPU quota).
+int allowed_cores();
+/// Bytes of memory: the machine's, or the container's limit where that is smaller.
+int64_t host_memory_bytes();
+/// Bytes that can still be allocated without swapping.
+int64_t host_available_bytes();
+/// The largest resident set of this process so far, in bytes.
+int64_t peak_resident_bytes();
+/// Forgets the peak, so that a phase can be measured by itself. False where the system does not allow it.
+bool reset_peak_resident();
+/// Bytes in words: "1.5 GiB".
+std::string format_bytes(double bytes);
+
+}  // namespace frameshard

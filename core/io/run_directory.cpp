@@ -1,0 +1,29 @@
+#include "core/io/run_directory.h"
+
+#include "core/error.h"
+#include "core/io/atomic_file.h"
+
+namespace frameshard {
+namespace fs = std::filesystem;
+
+void make_output_directory(const fs::path& directory) {
+  std::error_code error;
+  fs::create_directories(directory, error);
+  if (error) {
+    fail(ExitCode::io, "{}: the output directory cannot be made: {}; set output.directory", directory.string(),
+         error.message());
+  }
+}
+
+void prepare_output_directory(const fs::path& directory) {
+  make_output_directory(directory);
+  remove_stale_temporaries(directory);
+  AtomicFile probe(directory / "probe");  // never committed
+  probe.write(std::string_view("x"));
+}
+
+bool has_complete_output(const fs::path& request_directory) {
+  return fs::is_regular_file(request_directory / "video.mp4");
+}
+
+}  // namespace frameshard

@@ -1,0 +1,52 @@
+#include "core/log.h"
+
+#include <spdlog/sinks/stdout_color_sinks.h>
+#include <spdlog/spdlog.h>
+
+#include <cstdlib>
+
+namespace frameshard::log {
+namespace {
+
+thread_local int this_rank = 0;
+thread_local int this_world = 1;
+
+spdlog::level::level_enum to_spdlog(Level level) {
+  switch (level) {
+    case Level::debug: return spdlog::level::debug;
+    case Level::info: return spdlog::level::info;
+    case Level::warning: return spdlog::level::warn;
+    case Level::error: return spdlog::level::err;
+  }
+  return spdlog::level::info;
+}
+
+spdlog::logger& logger() {
+  static const std::shared_ptr<spdlog::logger> instance = [] {
+    auto made = spdlog::stderr_color_mt("frameshard");
+    made->set_pattern("%^%v%$");
+    const char* wanted = std::getenv("FRAMESHARD_LOG");
+    made->set_level(wanted ? spdlog::level::from_str(wanted) : spdlog::level::info);
+    return made;
+  }();
+  return *instance;
+}
+
+}  // namespace
+
+void set_rank(int rank, int world_size) {
+  this_rank = rank;
+  this_world = world_size;
+}
+
+void write(Level level, std::string_view message) {
+  if (this_rank != 0 && level < Level::warning) return;
+  const char* word = level == Level::warning ? "warning: " : level == Level::error ? "error: " : "";
+  if (this_world > 1 && this_rank != 0) {
+    logger().log(to_spdlog(level), "[rank {}] {}{}", this_rank, word, message);
+  } else {
+    logger().log(to_spdlog(level), "{}{}", word, message);
+  }
+}
+
+}  // namespace frameshard::log

@@ -1,0 +1,32 @@
+// Log lines on stderr, each tagged with the rank that wrote it.
+#pragma once
+
+#include <fmt/format.h>
+
+#include <string>
+#include <string_view>
+
+namespace frameshard::log {
+
+enum class Level { debug, info, warning, error };
+
+/// Sets this thread's rank; ranks other than 0 show warnings and errors alone. A world of one has no tag.
+void set_rank(int rank, int world_size);
+
+/// FRAMESHARD_LOG=debug|info|warning|error chooses the level; the default is info.
+void write(Level level, std::string_view message);
+
+template <class... Args>
+void debug(fmt::format_string<Args...> format, Args&&... args) {
+  write(Level::debug, fmt::format(format, std::forward<Args>(args)...));
+}
+template <class... Args>
+void info(fmt::format_string<Args...> format, Args&&... args) {
+  write(Level::info, fmt::format(format, std::forward<Args>(args)...));
+}
+template <class... Args>
+void warning(fmt::format_string<Args...> format, Args&&... args) {
+  write(Level::warning, fmt::format(format, std::forward<Args>(args)...));
+}
+
+}  // namespace frameshard::log

@@ -1,0 +1,50 @@
+#include "core/progress.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cstdio>
+
+namespace frameshard {
+
+std::string format_duration(double seconds) {
+  if (seconds < 60) return fmt::format("{:.1f} s", seconds);
+  const auto whole = int64_t(seconds + 0.5);
+  if (whole < 3600) return fmt::format("{}:{:02}", whole / 60, whole % 60);
+  return fmt::format("{}:{:02}:{:02}", whole / 3600, whole / 60 % 60, whole % 60);
+}
+
+Progress::Progress(std::string label, int64_t total, bool visible)
+    : label_(std::move(label)),
+      total_(total),
+      visible_(visible),
+      terminal_(isatty(STDERR_FILENO)),
+      start_(std::chrono::steady_clock::now()) {}
+
+Progress::~Progress() {
+  // Leave an unfinished bar on its own line, so that an error message does not continue it.
+  if (visible_ && terminal_ && done_ > 0 && done_ < total_) std::fputc('\n', stderr);
+}
+
+void Progress::advance() {
+  ++done_;
+  if (visible_) show(done_ == total_);
+}
+
+void Progress::show(bool last) {
+  const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - start_;
+  const double each = spent.count() / double(done_);
+  const std::string rest =
+      last ? "total " + format_duration(spent.count()) : "ETA " + format_duration(each * double(total_ - done_));
+  std::string line = fmt::format("{} {:>{}}/{}", label_, done_, fmt::formatted_size("{}", total_), total_);
+  if (terminal_) {
+    constexpr int width = 30;
+    const auto filled = int(width * done_ / total_);
+    line += fmt::format(" [{}{}]", std::string(filled, '#'), std::string(width - filled, '.'));
+  }
+  line += fmt::format("  {:.3f} s/step  {}", each, rest);
+  fmt::print(stderr, "{}{}{}", terminal_ ? "\r\033[K" : "", line, terminal_ && !last ? "" : "\n");
+  std::fflush(stderr);
+}
+
+}  // namespace frameshard
