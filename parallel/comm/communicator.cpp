@@ -1,0 +1,122 @@
+#include "parallel/comm/communicator.h"
+
+#include <chrono>
+#include <numeric>
+
+#include "core/error.h"
+
+namespace frameshard {
+namespace {
+
+int64_t sum(const Counts& counts) { return std::accumulate(counts.begin(), counts.end(), int64_t{0}); }
+
+}  // namespace
+
+std::vector<int64_t> offsets_of(const Counts& counts) {
+  std::vector<int64_t> offsets{0};
+  for (int64_t count : counts) offsets.push_back(offsets.back() + count);
+  return offsets;
+}
+
+// Notes and times one collective for as long as it lives.
+class Communicator::Gate {
+ public:
+  Gate(Communicator& comm, const char* operation, int64_t bytes_sent)
+      : comm_(comm), start_(std::chrono::steady_clock::now()) {
+    comm_.running_ = operation;
+    ++comm_.stats_.calls;
+    comm_.stats_.bytes_sent += bytes_sent;
+  }
+  ~Gate() {
+    comm_.stats_.seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+    comm_.running_ = nullptr;
+  }
+
+ private:
+  Communicator& comm_;
+  std::chrono::steady_clock::time_point start_;
+};
+
+namespace {
+
+void check_flat(const Communicator& comm, const char* operation, const at::Tensor& tensor, int64_t elements) {
+  require(tensor.is_contiguous() && tensor.numel() == elements,
+          "{} on {}, rank {}: {} elements ({}contiguous) where {} are counted", operation, comm.name(), comm.rank(),
+          tensor.numel(), tensor.is_contiguous() ? "" : "not ", elements);
+}
+
+void check_counts(const Communicator& comm, const char* operation, const Counts& counts) {
+  require(int(counts.size()) == comm.size() && std::all_of(counts.begin(), counts.end(), [](auto c) { return c >= 0; }),
+          "{} on {}: {} counts for {} ranks", operation, comm.name(), counts.size(), comm.size());
+}
+
+}  // namespace
+
+std::string Communicator::current_operation() const {
+  const char* operation = running_;
+  return operation ? std::string(operation) + " on " + name_ : "";
+}
+
+void Communicator::all_reduce(at::Tensor& tensor, ReduceOp op) {
+  check_flat(*this, "all_reduce", tensor, tensor.numel());
+  if (size_ == 1 || tensor.numel() == 0) return;
+  // Ring and tree algorithms send about this much each.
+  Gate gate(*this, "all_reduce", 2 * int64_t(tensor.nbytes()) * (size_ - 1) / size_);
+  do_all_reduce(tensor, op);
+}
+
+at::Tensor Communicator::all_gather(const at::Tensor& mine, const Counts& recv) {
+  check_counts(*this, "all_gather", recv);
+  check_flat(*this, "all_gather", mine, recv[size_t(rank_)]);
+  if (size_ == 1) return mine.view({-1});
+  at::Tensor out = at::empty({sum(recv)}, mine.options());
+  Gate gate(*this, "all_gather", int64_t(mine.nbytes()) * (size_ - 1));
+  do_all_gather(mine, out, recv);
+  return out;
+}
+
+at::Tensor Communicator::reduce_scatter(const at::Tensor& whole, const Counts& counts) {
+  check_counts(*this, "reduce_scatter", counts);
+  check_flat(*this, "reduce_scatter", whole, sum(counts));
+  if (size_ == 1) return whole.view({-1});
+  const int64_t mine = counts[size_t(rank_)];
+  at::Tensor out = at::empty({mine}, whole.options());
+  Gate gate(*this, "reduce_scatter", (whole.numel() - mine) * whole.element_size());
+  do_reduce_scatter(whole, out, counts);
+  return out;
+}
+
+at::Tensor Communicator::all_to_all(const at::Tensor& send, const Counts& send_counts, const Counts& recv_counts) {
+  check_counts(*this, "all_to_all", send_counts);
+  check_counts(*this, "all_to_all", recv_counts);
+  check_flat(*this, "all_to_all", send, sum(send_counts));
+  const auto me = size_t(rank_);
+  require(send_counts[me] == recv_counts[me], "all_to_all on {}: sends itself {} elements and expects {}", name_,
+          send_counts[me], recv_counts[me]);
+  if (size_ == 1) return send.view({-1});
+  at::Tensor out = at::empty({sum(recv_counts)}, send.options());
+  Gate gate(*this, "all_to_all", (send.numel() - send_counts[me]) * send.element_size());
+  do_all_to_all(send, out, send_counts, recv_counts);
+  return out;
+}
+
+void Communicator::broadcast(at::Tensor& tensor, int root) {
+  require(root >= 0 && root < size_, "broadcast on {}: no rank {}", name_, root);
+  check_flat(*this, "broadcast", tensor, tensor.numel());
+  if (size_ == 1 || tensor.numel() == 0) return;
+  Gate gate(*this, "broadcast", rank_ == root ? int64_t(tensor.nbytes()) * (size_ - 1) : 0);
+  do_broadcast(tensor, root);
+}
+
+void Communicator::barrier() {
+  if (size_ == 1) return;
+  Gate gate(*this, "barrier", 0);
+  do_barrier();
+}
+
+CommPtr Communicator::split(int color, int key, const std::string& name) {
+  Gate gate(*this, "split", 0);
+  return do_split(color, key, name);
+}
+
+}  // namespace frameshard

@@ -1,0 +1,81 @@
+#include "parallel/comm/mpi_session.h"
+
+#include <mpi.h>
+
+#include <charconv>
+#include <cstdlib>
+#include <cstring>
+
+#include "core/error.h"
+#include "parallel/comm/mpi.h"
+
+namespace frameshard {
+namespace {
+
+std::optional<int> number_in(const char* variable) {
+  const char* text = std::getenv(variable);
+  int value = 0;
+  if (!text || std::from_chars(text, text + std::strlen(text), value).ec != std::errc{}) return std::nullopt;
+  return value;
+}
+
+std::optional<int> first_of(std::initializer_list<const char*> variables) {
+  for (const char* variable : variables) {
+    if (auto value = number_in(variable)) return value;
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+LauncherEnvironment launcher_environment() {
+  LauncherEnvironment env;
+  env.rank = first_of({"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID", "RANK"});
+  env.local_rank = first_of({"OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID", "LOCAL_RANK"});
+  // SLURM_NTASKS is also set for a batch script itself, which is no rank: only a step has a SLURM_PROCID and a step id,
+  // and below mpirun the step is the daemons'.
+  const bool under_mpirun = std::getenv("OMPI_COMM_WORLD_SIZE") != nullptr;
+  const bool slurm_step = !under_mpirun && std::getenv("SLURM_STEP_ID") && std::getenv("SLURM_PROCID");
+  for (const char* variable : {"OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS", "WORLD_SIZE"}) {
+    if (std::string(variable) == "SLURM_NTASKS" && !slurm_step) continue;
+    if (auto value = number_in(variable)) env.world_sizes.emplace_back(variable, *value);
+  }
+  env.launched = under_mpirun || std::getenv("PMIX_RANK") != nullptr || slurm_step;
+  return env;
+}
+
+MpiSession::MpiSession() {
+  int provided = 0;
+  // SERIALIZED: the rank's own thread talks to MPI, but need not be the one that started it.
+  if (MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &provided) != MPI_SUCCESS) {
+    fail(ExitCode::unavailable, "MPI could not be started; is this Open MPI the one that mpirun belongs to (frameshard --version)?");
+  }
+  MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+  MPI_Comm local;
+  MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &local);
+  MPI_Comm_rank(local, &local_rank_);
+  MPI_Comm_size(local, &local_size_);
+  MPI_Comm_free(&local);
+}
+
+MpiSession::~MpiSession() { MPI_Finalize(); }
+
+CommPtr MpiSession::world() { return make_mpi_communicator(MPI_COMM_WORLD, "world"); }
+
+void abort_all_ranks(int exit_code) {
+  int started = 0, ended = 0;
+  MPI_Initialized(&started);
+  MPI_Finalized(&ended);
+  if (started && !ended) MPI_Abort(MPI_COMM_WORLD, exit_code);
+  std::_Exit(exit_code);
+}
+
+std::string mpi_version() {
+  char text[MPI_MAX_LIBRARY_VERSION_STRING];
+  int length = 0;
+  MPI_Get_library_version(text, &length);
+  const std::string whole(text, size_t(length));
+  return whole.substr(0, whole.find_first_of(",\n"));
+}
+
+}  // namespace frameshard

@@ -1,0 +1,43 @@
+// MPI's life in this process, and what the launcher said about it.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "parallel/comm/communicator.h"
+
+namespace frameshard {
+
+/// What the environment says of this process's place, before MPI is started.
+struct LauncherEnvironment {
+  std::optional<int> rank, local_rank;
+  /// A world size and the variable that holds it ("OMPI_COMM_WORLD_SIZE"), for each one set.
+  std::vector<std::pair<std::string, int>> world_sizes;
+  /// True under mpirun or srun: MPI must be started.
+  bool launched = false;
+};
+LauncherEnvironment launcher_environment();
+
+/// Starts MPI, and ends it when destroyed. One at a time.
+class MpiSession {
+ public:
+  MpiSession();
+  ~MpiSession();
+  MpiSession(const MpiSession&) = delete;
+  MpiSession& operator=(const MpiSession&) = delete;
+
+  CommPtr world();
+  int local_rank() const { return local_rank_; }  ///< among the ranks of this host
+  int local_size() const { return local_size_; }
+
+ private:
+  int local_rank_ = 0, local_size_ = 1;
+};
+
+/// Ends all ranks of the job with this exit code; for a rank that fails while others may be waiting for it.
+[[noreturn]] void abort_all_ranks(int exit_code);
+
+/// "Open MPI v4.1.4"
+std::string mpi_version();
+
+}  // namespace frameshard

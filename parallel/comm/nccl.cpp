@@ -1,0 +1,141 @@
+#include "parallel/comm/nccl.h"
+
+#include <c10/cuda/CUDAFunctions.h>
+#include <c10/cuda/CUDAStream.h>
+#include <nccl.h>
+
+#include <cstring>
+
+#include "core/error.h"
+
+namespace frameshard {
+namespace {
+
+void check(ncclResult_t status, const char* what, const std::string& group) {
+  if (status == ncclSuccess) return;
+  fail(ExitCode::unavailable, "NCCL: {} on {} failed: {} ({}); NCCL_DEBUG=INFO says more", what, group,
+       ncclGetErrorString(status), ncclGetLastError(nullptr));
+}
+
+ncclDataType_t nccl_type(const at::Tensor& tensor) {
+  switch (tensor.scalar_type()) {
+    case at::kFloat: return ncclFloat32;
+    case at::kDouble: return ncclFloat64;
+    case at::kHalf: return ncclFloat16;
+    case at::kBFloat16: return ncclBfloat16;
+    case at::kInt: return ncclInt32;
+    case at::kLong: return ncclInt64;
+    case at::kByte: return ncclUint8;
+    case at::kChar: return ncclInt8;
+    default: fail(ExitCode::internal, "NCCL: no type for {}", c10::toString(tensor.scalar_type()));
+  }
+}
+
+ncclRedOp_t nccl_op(ReduceOp op) { return op == ReduceOp::sum ? ncclSum : op == ReduceOp::max ? ncclMax : ncclMin; }
+
+// Work goes to the current stream: tensors made and used on it need no further synchronisation.
+class NcclCommunicator final : public Communicator {
+ public:
+  NcclCommunicator(CommPtr bootstrap, int device)
+      : Communicator(bootstrap->rank(), bootstrap->size(), bootstrap->name()),
+        bootstrap_(std::move(bootstrap)),
+        device_(device) {
+    c10::cuda::set_device(c10::DeviceIndex(device_));
+    ncclUniqueId id{};
+    if (rank() == 0) check(ncclGetUniqueId(&id), "making an id", name());
+    at::Tensor bytes = at::empty({int64_t(sizeof id)}, at::kByte);
+    std::memcpy(bytes.data_ptr(), &id, sizeof id);
+    bootstrap_->broadcast(bytes, 0);
+    std::memcpy(&id, bytes.data_ptr(), sizeof id);
+    check(ncclCommInitRank(&comm_, size(), id, rank()), "starting a group", name());
+  }
+  ~NcclCommunicator() override { ncclCommDestroy(comm_); }
+
+ private:
+  cudaStream_t stream() const { return c10::cuda::getCurrentCUDAStream(c10::DeviceIndex(device_)).stream(); }
+
+  char* element_at(const at::Tensor& tensor, int64_t element) const {
+    return static_cast<char*>(tensor.data_ptr()) + element * tensor.element_size();
+  }
+
+  void do_all_reduce(at::Tensor& tensor, ReduceOp op) override {
+    check(ncclAllReduce(tensor.data_ptr(), tensor.data_ptr(), size_t(tensor.numel()), nccl_type(tensor), nccl_op(op),
+                        comm_, stream()),
+          "all_reduce", name());
+  }
+
+  // Equal pieces have a collective of their own; unequal ones are point to point, as all_to_all is.
+  void do_all_gather(const at::Tensor& mine, at::Tensor& out, const Counts& recv) override {
+    if (std::all_of(recv.begin(), recv.end(), [&](int64_t c) { return c == recv[0]; })) {
+      return check(ncclAllGather(mine.data_ptr(), out.data_ptr(), size_t(mine.numel()), nccl_type(mine), comm_, stream()),
+                   "all_gather", name());
+    }
+    const auto begins = offsets_of(recv);
+    check(ncclGroupStart(), "all_gather", name());
+    for (int peer = 0; peer < size(); ++peer) {
+      send(mine, 0, mine.numel(), peer);
+      receive(out, begins[size_t(peer)], recv[size_t(peer)], peer);
+    }
+    check(ncclGroupEnd(), "all_gather", name());
+  }
+
+  void do_reduce_scatter(const at::Tensor& whole, at::Tensor& out, const Counts& counts) override {
+    if (std::all_of(counts.begin(), counts.end(), [&](int64_t c) { return c == counts[0]; })) {
+      return check(ncclReduceScatter(whole.data_ptr(), out.data_ptr(), size_t(out.numel()), nccl_type(whole), ncclSum,
+                                     comm_, stream()),
+                   "reduce_scatter", name());
+    }
+    const auto begins = offsets_of(counts);
+    check(ncclGroupStart(), "reduce_scatter", name());
+    for (int root = 0; root < size(); ++root) {
+      check(ncclReduce(element_at(whole, begins[size_t(root)]), root == rank() ? out.data_ptr() : nullptr,
+                       size_t(counts[size_t(root)]), nccl_type(whole), ncclSum, root, comm_, stream()),
+            "reduce_scatter", name());
+    }
+    check(ncclGroupEnd(), "reduce_scatter", name());
+  }
+
+  void do_all_to_all(const at::Tensor& from, at::Tensor& out, const Counts& send_counts,
+                     const Counts& recv_counts) override {
+    const auto send_at = offsets_of(send_counts), recv_at = offsets_of(recv_counts);
+    check(ncclGroupStart(), "all_to_all", name());
+    for (int peer = 0; peer < size(); ++peer) {
+      const auto i = size_t(peer);
+      send(from, send_at[i], send_counts[i], peer);
+      receive(out, recv_at[i], recv_counts[i], peer);
+    }
+    check(ncclGroupEnd(), "all_to_all", name());
+  }
+
+  void do_broadcast(at::Tensor& tensor, int root) override {
+    check(ncclBroadcast(tensor.data_ptr(), tensor.data_ptr(), size_t(tensor.numel()), nccl_type(tensor), root, comm_,
+                        stream()),
+          "broadcast", name());
+  }
+
+  void do_barrier() override { bootstrap_->barrier(); }
+
+  CommPtr do_split(int color, int key, const std::string& name) override {
+    return std::make_unique<NcclCommunicator>(bootstrap_->split(color, key, name), device_);
+  }
+
+  void send(const at::Tensor& from, int64_t begin, int64_t count, int peer) {
+    if (count > 0) check(ncclSend(element_at(from, begin), size_t(count), nccl_type(from), peer, comm_, stream()), "send", name());
+  }
+  void receive(const at::Tensor& to, int64_t begin, int64_t count, int peer) {
+    if (count > 0) check(ncclRecv(element_at(to, begin), size_t(count), nccl_type(to), peer, comm_, stream()), "receive", name());
+  }
+
+  CommPtr bootstrap_;
+  int device_;
+  ncclComm_t comm_ = nullptr;
+};
+
+}  // namespace
+
+extern "C" __attribute__((visibility("default"))) Communicator* frameshard_make_nccl(Communicator* bootstrap,
+                                                                                      int device) {
+  return new NcclCommunicator(CommPtr(bootstrap), device);
+}
+
+}  // namespace frameshard

@@ -1,0 +1,35 @@
+#include "parallel/comm/text.h"
+
+#include <cstring>
+
+namespace frameshard {
+
+std::vector<std::string> gather_texts(Communicator& comm, const std::string& mine) {
+  const auto ranks = size_t(comm.size());
+  const at::Tensor length = at::full({1}, int64_t(mine.size()), at::kLong);
+  const at::Tensor lengths = comm.all_gather(length, Counts(ranks, 1));
+  const Counts counts(lengths.data_ptr<int64_t>(), lengths.data_ptr<int64_t>() + ranks);
+  at::Tensor bytes = at::empty({int64_t(mine.size())}, at::kByte);
+  std::memcpy(bytes.data_ptr(), mine.data(), mine.size());
+  const at::Tensor all = comm.all_gather(bytes, counts);
+  std::vector<std::string> texts;
+  const char* at = static_cast<const char*>(all.data_ptr());
+  for (int64_t count : counts) {
+    texts.emplace_back(at, size_t(count));
+    at += count;
+  }
+  return texts;
+}
+
+std::vector<std::vector<double>> gather_numbers(Communicator& comm, const std::vector<double>& mine) {
+  const auto count = int64_t(mine.size());
+  at::Tensor values = at::empty({count}, at::kDouble);
+  std::copy(mine.begin(), mine.end(), values.data_ptr<double>());
+  const at::Tensor all = comm.all_gather(values, Counts(size_t(comm.size()), count));
+  std::vector<std::vector<double>> result;
+  const double* at = all.data_ptr<double>();
+  for (int i = 0; i < comm.size(); ++i, at += count) result.emplace_back(at, at + count);
+  return result;
+}
+
+}  // namespace frameshard

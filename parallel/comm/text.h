@@ -1,0 +1,17 @@
+// Short host data between ranks: texts, and agreement on them.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "parallel/comm/communicator.h"
+
+namespace frameshard {
+
+/// Every rank's text, on every rank.
+std::vector<std::string> gather_texts(Communicator& comm, const std::string& mine);
+
+/// Every rank's numbers (as many on each), [size][count], on every rank.
+std::vector<std::vector<double>> gather_numbers(Communicator& comm, const std::vector<double>& mine);
+
+}  // namespace frameshard

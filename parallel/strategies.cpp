@@ -1,0 +1,30 @@
+#include "parallel/strategies.h"
+
+#include "core/error.h"
+
+namespace frameshard {
+
+AttentionStrategy::AttentionStrategy(Communicator& cp, AttentionShape shape) {
+  require(shape.ulysses * shape.ring == cp.size(), "ulysses {} x ring {} on {} ranks", shape.ulysses, shape.ring,
+          cp.size());
+  const int group_index = cp.rank() / shape.ulysses, place = cp.rank() % shape.ulysses;
+  Communicator* ulysses = &cp;
+  Communicator* ring = &cp;
+  if (shape.ulysses > 1 && shape.ring > 1) {
+    ulysses_ = cp.split(group_index, cp.rank(), fmt::format("{}.ulysses{}", cp.name(), group_index));
+    ring_ = cp.split(place, cp.rank(), fmt::format("{}.ring{}", cp.name(), place));
+    ulysses = ulysses_.get(), ring = ring_.get();
+  }
+  AttentionPtr inner = shape.ring > 1 ? make_ring_attention(*ring) : make_local_attention();
+  attention_ = shape.ulysses > 1 ? make_ulysses_attention(*ulysses, std::move(inner), group_index) : std::move(inner);
+}
+
+int64_t AttentionStrategy::bytes_sent() const {
+  return (ulysses_ ? ulysses_->stats().bytes_sent : 0) + (ring_ ? ring_->stats().bytes_sent : 0);
+}
+
+double AttentionStrategy::seconds() const {
+  return (ulysses_ ? ulysses_->stats().seconds : 0) + (ring_ ? ring_->stats().seconds : 0);
+}
+
+}  // namespace frameshard

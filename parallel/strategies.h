@@ -1,0 +1,28 @@
+// The attention strategies of a context-parallel group, made from the sizes that the plan chose.
+#pragma once
+
+#include "parallel/attention.h"
+
+namespace frameshard {
+
+/// ulysses x ring = the group's size. Ulysses takes the neighbouring ranks, the ring goes between such groups.
+struct AttentionShape {
+  int ulysses = 1, ring = 1;
+};
+
+/// Owns the subgroups that the strategy needs. Collective over `cp`, which must outlive it.
+class AttentionStrategy {
+ public:
+  AttentionStrategy(Communicator& cp, AttentionShape shape);
+  const AttentionParallel& operator*() const { return *attention_; }
+  const AttentionParallel* operator->() const { return attention_.get(); }
+  /// What the subgroups have moved (nothing where the cp group itself is used).
+  int64_t bytes_sent() const;
+  double seconds() const;
+
+ private:
+  CommPtr ulysses_, ring_;
+  AttentionPtr attention_;
+};
+
+}  // namespace frameshard
