@@ -1,0 +1,33 @@
+// A checkpoint folder, opened: its config files and the headers of its weights are read and checked, no tensor is.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+
+#include "core/config.h"
+#include "models/parts.h"
+#include "parallel/plan.h"
+
+namespace frameshard {
+
+class Checkpoint {
+ public:
+  virtual ~Checkpoint() = default;
+  /// Numbers for the plan, with the bytes that the weights take in these dtypes.
+  virtual ModelFacts facts(at::ScalarType dtype, at::ScalarType vae_dtype) const = 0;
+  /// Differs between ranks that see different weights: file names, sizes and header hashes, a line each.
+  virtual std::string fingerprint() const = 0;
+
+  // Each call reads the weights from disk into their final place.
+  virtual std::unique_ptr<TextEncoder> load_text_encoder(at::ScalarType dtype, const at::Device& device) const = 0;
+  virtual std::unique_ptr<Denoiser> load_denoiser(at::ScalarType dtype, const at::Device& device) const = 0;
+  virtual std::unique_ptr<Vae> load_vae(at::ScalarType dtype, const at::Device& device) const = 0;
+  virtual std::unique_ptr<NoiseSchedule> schedule(const SchedulerConfig& overrides, int64_t steps) const = 0;
+};
+using CheckpointPtr = std::unique_ptr<Checkpoint>;
+
+/// Opens a diffusers folder by the pipeline class in its model_index.json. 66 where files are missing, 65 where they do
+/// not fit together or the family is unknown.
+CheckpointPtr open_checkpoint(const std::filesystem::path& folder);
+
+}  // namespace frameshard

@@ -1,0 +1,77 @@
+#include "models/common/attention_kernel.h"
+
+namespace frameshard {
+namespace {
+
+// ATen's attention takes [B, H, S, D].
+at::Tensor heads_first(const at::Tensor& x) { return x.transpose(1, 2); }
+
+bool is_half(const at::Tensor& x) { return x.scalar_type() == at::kHalf || x.scalar_type() == at::kBFloat16; }
+
+using Outputs = std::pair<at::Tensor, at::Tensor>;
+
+// CUDA: FlashAttention-2 for 16-bit floats, the memory-efficient kernel for float32.
+Outputs forward_cuda(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
+  if (is_half(q)) {
+    const auto result = at::_scaled_dot_product_flash_attention(q, k, v);
+    return {std::get<0>(result), std::get<1>(result)};
+  }
+  const auto result = at::_scaled_dot_product_efficient_attention(q, k, v, {}, /*compute_log_sumexp=*/true);
+  // Its sums are padded to a multiple of 32 rows.
+  return {std::get<0>(result), std::get<1>(result).narrow(-1, 0, q.size(2))};
+}
+
+AttentionKernel::Gradients backward_cuda(const at::Tensor& gradient, const at::Tensor& q, const at::Tensor& k,
+                                         const at::Tensor& v, const at::Tensor& output, const at::Tensor& sums) {
+  // The dropout state, unused without dropout.
+  const at::Tensor state = at::zeros({2}, q.options().dtype(at::kLong)), none = at::zeros({}, state.options());
+  if (is_half(q)) {
+    const auto [dq, dk, dv] = at::_scaled_dot_product_flash_attention_backward(
+        gradient, q, k, v, output, sums, {}, {}, q.size(2), k.size(2), 0.0, false, state, none);
+    return {dq, dk, dv};
+  }
+  const int64_t rows = (q.size(2) + 31) / 32 * 32;
+  const at::Tensor padded = at::constant_pad_nd(sums, {0, rows - sums.size(-1)}).contiguous();
+  const auto [dq, dk, dv, bias] = at::_scaled_dot_product_efficient_attention_backward(
+      gradient, q, k, v, at::Tensor(), output, padded, none, none, 0.0, {true, true, true, false});
+  return {dq, dk, dv};
+}
+
+class SdpaKernel final : public AttentionKernel {
+ public:
+  at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) const override {
+    if (q.numel() == 0) return q;
+    return heads_first(at::scaled_dot_product_attention(heads_first(q), heads_first(k), heads_first(v)));
+  }
+
+  std::pair<at::Tensor, at::Tensor> attend_with_sums(const at::Tensor& q, const at::Tensor& k,
+                                                     const at::Tensor& v) const override {
+    const at::Tensor qh = heads_first(q), kh = heads_first(k), vh = heads_first(v);
+    const auto [output, sums] =
+        q.is_cuda() ? forward_cuda(qh, kh, vh) : at::_scaled_dot_product_flash_attention_for_cpu(qh, kh, vh);
+    return {heads_first(output), sums};
+  }
+
+  Gradients backward(const at::Tensor& output_gradient, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                     const at::Tensor& output, const at::Tensor& sums) const override {
+    const at::Tensor qh = heads_first(q), kh = heads_first(k), vh = heads_first(v), gh = heads_first(output_gradient),
+                     oh = heads_first(output);
+    Gradients g;
+    if (q.is_cuda()) {
+      g = backward_cuda(gh, qh, kh, vh, oh, sums);
+    } else {
+      std::tie(g.q, g.k, g.v) =
+          at::_scaled_dot_product_flash_attention_for_cpu_backward(gh, qh, kh, vh, oh, sums, 0.0, false);
+    }
+    return {heads_first(g.q), heads_first(g.k), heads_first(g.v)};
+  }
+};
+
+}  // namespace
+
+const AttentionKernel& sdpa_kernel() {
+  static const SdpaKernel kernel;
+  return kernel;
+}
+
+}  // namespace frameshard

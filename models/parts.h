@@ -1,0 +1,64 @@
+// The parts of a video model, each single-device code. A family implements them; the pipeline knows these alone.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "parallel/sequence.h"
+
+namespace frameshard {
+
+class TextEncoder {
+ public:
+  virtual ~TextEncoder() = default;
+  /// Prompt -> [1, max_length, text_dim]; rows past its tokens are 0.
+  virtual at::Tensor encode(const std::string& prompt, int64_t max_length) const = 0;
+};
+
+/// What a denoiser derives from a text once a request: it does not depend on the timestep.
+struct TextContext {
+  std::vector<at::Tensor> k, v;  ///< a layer each, [B, T, H, D]
+};
+
+class Denoiser {
+ public:
+  virtual ~Denoiser() = default;
+  virtual at::ScalarType dtype() const = 0;
+  /// Text embedding [B, T, text_dim] -> keys and values of every cross-attention.
+  virtual TextContext prepare(const at::Tensor& text) const = 0;
+  /// latents [B, C, F, h, w], timestep [B] -> prediction of the same shape, the same on every rank of the sequence.
+  virtual at::Tensor predict(const at::Tensor& latents, const at::Tensor& timestep, const TextContext& text,
+                             const ParallelSequence& sequence) const = 0;
+  /// Tokens of one latent video [C, F, h, w].
+  virtual int64_t token_count(at::IntArrayRef latent_shape) const = 0;
+  /// [C, F, h, w] of the latents for a video of this size.
+  virtual std::vector<int64_t> latent_shape(int64_t frames, int64_t height, int64_t width) const = 0;
+};
+
+class Vae {
+ public:
+  virtual ~Vae() = default;
+  /// Final latents [1, C, F, h, w] as the scheduler leaves them -> frames in [-1, 1], handed to `sink` as they come:
+  /// [1, 3, n, H, W] each time, in order.
+  virtual void decode(const at::Tensor& latents, const std::function<void(const at::Tensor& frames)>& sink) const = 0;
+  /// Frames [B, 3, 4k+1, H, W] in [-1, 1] -> mean and log variance of the latents, [B, 2C, k+1, h, w], before
+  /// normalisation.
+  virtual at::Tensor encode(const at::Tensor& frames) const = 0;
+};
+
+/// The solver of one request: it holds the history of that request.
+class NoiseSchedule {
+ public:
+  virtual ~NoiseSchedule() = default;
+  virtual int64_t steps() const = 0;
+  /// What the denoiser is told at step i.
+  virtual double timestep(int64_t i) const = 0;
+  /// Prediction and latents at step i -> latents at step i + 1, float32. Steps are taken in order.
+  virtual at::Tensor step(const at::Tensor& prediction, int64_t i, const at::Tensor& latents) = 0;
+};
+
+}  // namespace frameshard

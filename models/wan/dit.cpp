@@ -1,0 +1,170 @@
+#include "models/wan/dit.h"
+
+#include "core/error.h"
+#include "core/io/json_file.h"
+#include "models/common/attention_kernel.h"
+#include "models/common/layers.h"
+#include "models/common/rope.h"
+
+namespace frameshard::wan {
+
+DitConfig DitConfig::read(const std::filesystem::path& config_json) {
+  const JsonReader json(config_json);
+  json.expect<std::string>("_class_name", "WanTransformer3DModel");
+  json.expect<std::string>("qk_norm", "rms_norm_across_heads");
+  for (const char* image_key : {"image_dim", "added_kv_proj_dim", "pos_embed_seq_len"}) {
+    if (json.has(image_key)) {
+      fail(ExitCode::bad_data, "{}: {} is set: image-to-video models are not supported yet; use a text-to-video model",
+           config_json.string(), image_key);
+    }
+  }
+  DitConfig config{.heads = json.get<int64_t>("num_attention_heads"),
+                   .head_dim = json.get<int64_t>("attention_head_dim"),
+                   .layers = json.get<int64_t>("num_layers"),
+                   .ffn_dim = json.get<int64_t>("ffn_dim"),
+                   .in_channels = json.get<int64_t>("in_channels"),
+                   .out_channels = json.get_or<int64_t>("out_channels", json.get<int64_t>("in_channels")),
+                   .text_dim = json.get<int64_t>("text_dim"),
+                   .freq_dim = json.get<int64_t>("freq_dim"),
+                   .patch = json.get_or<std::vector<int64_t>>("patch_size", {1, 2, 2}),
+                   .cross_attention_norm = json.get_or("cross_attn_norm", true),
+                   .eps = json.get_or("eps", 1e-6),
+                   .max_positions = json.get_or<int64_t>("rope_max_seq_len", 1024)};
+  if (config.in_channels != config.out_channels) {
+    fail(ExitCode::bad_data, "{}: in_channels {} and out_channels {} differ: not a text-to-video model",
+         config_json.string(), config.in_channels, config.out_channels);
+  }
+  const bool positive = std::min({config.heads, config.head_dim, config.layers, config.ffn_dim, config.in_channels,
+                                  config.text_dim, config.freq_dim}) > 0;
+  if (!positive || config.head_dim % 2 != 0 || config.freq_dim % 2 != 0 || config.patch != std::vector<int64_t>{1, 2, 2}) {
+    fail(ExitCode::bad_data, "{}: sizes must be positive, head and frequency dims even, and patch_size [1, 2, 2]",
+         config_json.string());
+  }
+  return config;
+}
+
+// Shift, scale and gate before and after each of the two parts of a block, [B, 1, d] each, float32.
+struct Dit::Modulation {
+  at::Tensor attention_shift, attention_scale, attention_gate, ffn_shift, ffn_scale, ffn_gate;
+};
+
+Dit::Dit(const DitConfig& config, at::ScalarType dtype)
+    : config_(config), dtype_(dtype), blocks_(size_t(config.layers)) {
+  list_weights();
+}
+
+void Dit::list_weights() {
+  const int64_t d = config_.width(), f = config_.ffn_dim, c = config_.in_channels;
+  const int64_t patch = c10::multiply_integers(config_.patch);
+  weights_.add_layer("patch_embedding", {d, c, config_.patch[0], config_.patch[1], config_.patch[2]}, patch_embedding_);
+  const std::string embedder = "condition_embedder.";
+  weights_.add_layer(embedder + "time_embedder.linear_1", {d, config_.freq_dim}, time_in_, /*keep_float32=*/true);
+  weights_.add_layer(embedder + "time_embedder.linear_2", {d, d}, time_out_, /*keep_float32=*/true);
+  weights_.add_layer(embedder + "time_proj", {6 * d, d}, time_projection_);
+  weights_.add_layer(embedder + "text_embedder.linear_1", {d, config_.text_dim}, text_in_);
+  weights_.add_layer(embedder + "text_embedder.linear_2", {d, d}, text_out_);
+  for (size_t i = 0; i < blocks_.size(); ++i) {
+    BlockWeights& block = blocks_[i];
+    const std::string name = fmt::format("blocks.{}.", i);
+    weights_.add_float32(name + "scale_shift_table", {1, 6, d}, block.modulation);
+    for (auto [part, attention] : {std::pair("attn1.", &block.self), std::pair("attn2.", &block.cross)}) {
+      weights_.add_layer(name + part + "to_q", {d, d}, attention->q);
+      weights_.add_layer(name + part + "to_k", {d, d}, attention->k);
+      weights_.add_layer(name + part + "to_v", {d, d}, attention->v);
+      weights_.add_layer(name + part + "to_out.0", {d, d}, attention->out);
+      weights_.add(name + part + "norm_q.weight", {d}, attention->norm_q);
+      weights_.add(name + part + "norm_k.weight", {d}, attention->norm_k);
+    }
+    if (config_.cross_attention_norm) {
+      weights_.add_float32(name + "norm2.weight", {d}, block.cross_norm_weight);
+      weights_.add_float32(name + "norm2.bias", {d}, block.cross_norm_bias);
+    }
+    weights_.add_layer(name + "ffn.net.0.proj", {f, d}, block.ffn_in);
+    weights_.add_layer(name + "ffn.net.2", {d, f}, block.ffn_out);
+  }
+  weights_.add_float32("scale_shift_table", {1, 2, d}, modulation_);
+  weights_.add_layer("proj_out", {c * patch, d}, projection_);
+  weights_.ignore_suffix("norm_added_q.weight");  // in some files, used by no model
+}
+
+int64_t Dit::token_count(at::IntArrayRef shape) const {
+  return shape[1] / config_.patch[0] * (shape[2] / config_.patch[1]) * (shape[3] / config_.patch[2]);
+}
+
+std::vector<int64_t> Dit::latent_shape(int64_t frames, int64_t height, int64_t width) const {
+  return {config_.in_channels, (frames - 1) / 4 + 1, height / 8, width / 8};
+}
+
+// [B, S, d] -> [B, S, H, D]
+at::Tensor Dit::by_heads(const at::Tensor& x) const { return x.unflatten(-1, {config_.heads, config_.head_dim}); }
+
+TextContext Dit::prepare(const at::Tensor& text) const {
+  const at::Tensor embedded = apply(text_out_, at::gelu(apply(text_in_, text.to(dtype_)), "tanh"));
+  TextContext context;
+  for (const BlockWeights& block : blocks_) {
+    context.k.push_back(by_heads(rms_norm(apply(block.cross.k, embedded), block.cross.norm_k, config_.eps)));
+    context.v.push_back(by_heads(apply(block.cross.v, embedded)));
+  }
+  return context;
+}
+
+Dit::Modulation Dit::modulate(const BlockWeights& block, const at::Tensor& time) const {
+  const auto parts = (block.modulation + time).chunk(6, 1);  // time: [B, 6, d], float32
+  return {parts[0], parts[1], parts[2], parts[3], parts[4], parts[5]};
+}
+
+at::Tensor Dit::self_attention(const BlockWeights& block, const at::Tensor& x, const at::Tensor& rope,
+                               const ParallelSequence& sequence) const {
+  const at::Tensor q = by_heads(rms_norm(apply(block.self.q, x), block.self.norm_q, config_.eps));
+  const at::Tensor k = by_heads(rms_norm(apply(block.self.k, x), block.self.norm_k, config_.eps));
+  const at::Tensor v = by_heads(apply(block.self.v, x));
+  const at::Tensor attended = sequence.self_attention({rotate(q, rope), rotate(k, rope), v}, sdpa_kernel());
+  return apply(block.self.out, attended.flatten(2));
+}
+
+// Text is whole on every rank, so cross-attention moves nothing.
+at::Tensor Dit::cross_attention(const BlockWeights& block, const at::Tensor& x, const at::Tensor& k,
+                                const at::Tensor& v) const {
+  const at::Tensor q = by_heads(rms_norm(apply(block.cross.q, x), block.cross.norm_q, config_.eps));
+  return apply(block.cross.out, sdpa_kernel().attend(q, k.expand({x.size(0), -1, -1, -1}), v.expand({x.size(0), -1, -1, -1})).flatten(2));
+}
+
+at::Tensor Dit::predict(const at::Tensor& latents, const at::Tensor& timestep, const TextContext& text,
+                        const ParallelSequence& sequence) const {
+  const std::vector<int64_t> grid{latents.size(2) / config_.patch[0], latents.size(3) / config_.patch[1],
+                                  latents.size(4) / config_.patch[2]};
+  const at::Tensor rope =
+      sequence.positions(rope_table(grid, config_.head_dim, config_.max_positions, latents.device()));
+  // [B, C, F, h, w] -> [B, S_mine, d]; a convolution whose stride is its kernel is a product over patches.
+  const at::Tensor patches = sequence.enter(patchify(latents.to(dtype_), config_.patch));
+  at::Tensor x = at::linear(patches, patch_embedding_.weight.flatten(1), patch_embedding_.bias);
+
+  const at::Tensor sinusoid = timestep_sinusoid(timestep, config_.freq_dim);
+  const at::Tensor embedded = apply(time_out_, at::silu(apply(time_in_, sinusoid))).to(dtype_);  // [B, d]
+  const at::Tensor time = apply(time_projection_, at::silu(embedded)).unflatten(1, {6, -1}).to(at::kFloat);
+
+  for (size_t i = 0; i < blocks_.size(); ++i) {
+    const BlockWeights& block = blocks_[i];
+    const Modulation m = modulate(block, time);
+    const at::Tensor none;
+    at::Tensor normed = layer_norm_float32(x, none, none, config_.eps) * (1 + m.attention_scale) + m.attention_shift;
+    at::Tensor added = self_attention(block, normed.to(dtype_), rope, sequence);
+    x = (x.to(at::kFloat) + added * m.attention_gate).to(dtype_);
+
+    normed = config_.cross_attention_norm
+                 ? layer_norm_float32(x, block.cross_norm_weight, block.cross_norm_bias, config_.eps).to(dtype_)
+                 : x;
+    x = x + cross_attention(block, normed, text.k[i], text.v[i]);
+
+    normed = layer_norm_float32(x, none, none, config_.eps) * (1 + m.ffn_scale) + m.ffn_shift;
+    added = apply(block.ffn_out, at::gelu(apply(block.ffn_in, normed.to(dtype_)), "tanh"));
+    x = (x.to(at::kFloat) + added.to(at::kFloat) * m.ffn_gate).to(dtype_);
+  }
+
+  const auto parts = (modulation_ + embedded.unsqueeze(1)).chunk(2, 1);  // shift, scale: [B, 1, d]
+  const at::Tensor normed = layer_norm_float32(x, {}, {}, config_.eps) * (1 + parts[1]) + parts[0];
+  const at::Tensor whole = sequence.leave(apply(projection_, normed.to(dtype_)));
+  return unpatchify(whole, config_.patch, grid);
+}
+
+}  // namespace frameshard::wan

@@ -1,0 +1,69 @@
+// Wan 2.1's video transformer (diffusers' WanTransformer3DModel): https://arxiv.org/abs/2503.20314
+#pragma once
+
+#include <filesystem>
+
+#include "models/parts.h"
+#include "models/weights.h"
+
+namespace frameshard::wan {
+
+/// transformer/config.json
+struct DitConfig {
+  int64_t heads, head_dim, layers, ffn_dim, in_channels, out_channels, text_dim, freq_dim;
+  std::vector<int64_t> patch;  ///< frames, height, width
+  bool cross_attention_norm;
+  double eps;
+  int64_t max_positions;
+
+  int64_t width() const { return heads * head_dim; }
+  /// 65 for settings that this version does not implement (image conditioning among them).
+  static DitConfig read(const std::filesystem::path& config_json);
+};
+
+struct AttentionWeights {
+  Linear q, k, v, out;
+  at::Tensor norm_q, norm_k;
+};
+
+struct BlockWeights {
+  AttentionWeights self, cross;
+  at::Tensor cross_norm_weight, cross_norm_bias;
+  Linear ffn_in, ffn_out;
+  at::Tensor modulation;  ///< [1, 6, d]
+};
+
+class Dit final : public Denoiser {
+ public:
+  Dit(const DitConfig& config, at::ScalarType dtype);
+  Dit(const Dit&) = delete;
+  Dit& operator=(const Dit&) = delete;
+
+  const WeightList& weights() const { return weights_; }
+
+  at::ScalarType dtype() const override { return dtype_; }
+  TextContext prepare(const at::Tensor& text) const override;
+  at::Tensor predict(const at::Tensor& latents, const at::Tensor& timestep, const TextContext& text,
+                     const ParallelSequence& sequence) const override;
+  int64_t token_count(at::IntArrayRef latent_shape) const override;
+  std::vector<int64_t> latent_shape(int64_t frames, int64_t height, int64_t width) const override;
+
+ private:
+  struct Modulation;
+  Modulation modulate(const BlockWeights& block, const at::Tensor& time) const;
+  at::Tensor self_attention(const BlockWeights& block, const at::Tensor& x, const at::Tensor& rope,
+                            const ParallelSequence& sequence) const;
+  at::Tensor cross_attention(const BlockWeights& block, const at::Tensor& x, const at::Tensor& k,
+                             const at::Tensor& v) const;
+  at::Tensor by_heads(const at::Tensor& x) const;
+  void list_weights();
+
+  DitConfig config_;
+  at::ScalarType dtype_;
+  WeightList weights_;
+  Linear patch_embedding_, time_in_, time_out_, time_projection_, text_in_, text_out_, projection_;
+  at::Tensor modulation_;  ///< [1, 2, d], of the output
+  std::vector<BlockWeights> blocks_;
+};
+
+}  // namespace frameshard::wan

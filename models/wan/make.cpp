@@ -1,0 +1,99 @@
+#include "models/wan/make.h"
+
+#include "core/error.h"
+#include "core/io/json_file.h"
+#include "models/schedules/flow_grid.h"
+#include "models/wan/dit.h"
+#include "models/wan/text_umt5.h"
+#include "models/wan/vae.h"
+
+namespace frameshard::wan {
+namespace {
+
+class WanCheckpoint final : public Checkpoint {
+ public:
+  explicit WanCheckpoint(const std::filesystem::path& folder)
+      : folder_(folder),
+        text_config_(Umt5Config::read(folder / "text_encoder" / "config.json")),
+        dit_config_(DitConfig::read(folder / "transformer" / "config.json")),
+        vae_config_(VaeConfig::read(folder / "vae" / "config.json")),
+        text_files_(WeightFiles::open_component(folder / "text_encoder", "model")),
+        dit_files_(WeightFiles::open_component(folder / "transformer", "diffusion_pytorch_model")),
+        vae_files_(WeightFiles::open_component(folder / "vae", "diffusion_pytorch_model")) {
+    check_parts_fit();
+    check_weights(Umt5(text_config_, tokenizer_folder()).weights(), text_files_, "UMT5EncoderModel");
+    check_weights(Dit(dit_config_, at::kFloat).weights(), dit_files_, "WanTransformer3DModel");
+    check_weights(WanVae(vae_config_).weights(), vae_files_, "AutoencoderKLWan");
+    FlowSettings::read(scheduler_config(), {});
+  }
+
+  ModelFacts facts(at::ScalarType dtype, at::ScalarType vae_dtype) const override {
+    ModelFacts facts{.name = "Wan", .heads = dit_config_.heads, .head_dim = dit_config_.head_dim,
+                     .layers = dit_config_.layers, .ffn_dim = dit_config_.ffn_dim,
+                     .latent_channels = dit_config_.in_channels, .patch_frames = dit_config_.patch[0],
+                     .patch_height = dit_config_.patch[1], .patch_width = dit_config_.patch[2]};
+    facts.vae_decoder_dim = vae_config_.decoder_dim * vae_config_.multipliers[0];
+    facts.vae_widest_dim = vae_config_.decoder_dim * vae_config_.multipliers[1];
+    facts.text_encoder_bytes = Umt5(text_config_, tokenizer_folder()).weights().bytes(dtype);
+    facts.denoiser_bytes = Dit(dit_config_, dtype).weights().bytes(dtype);
+    facts.vae_bytes = WanVae(vae_config_).weights().bytes(vae_dtype);
+    facts.element_bytes = int64_t(c10::elementSize(dtype));
+    facts.vae_element_bytes = int64_t(c10::elementSize(vae_dtype));
+    return facts;
+  }
+
+  std::string fingerprint() const override {
+    return "text_encoder " + text_files_.fingerprint() + "\ntransformer " + dit_files_.fingerprint() + "\nvae " +
+           vae_files_.fingerprint();
+  }
+
+  std::unique_ptr<TextEncoder> load_text_encoder(at::ScalarType dtype, const at::Device& device) const override {
+    auto encoder = std::make_unique<Umt5>(text_config_, tokenizer_folder());
+    load_weights(encoder->weights(), text_files_, dtype, device);
+    return encoder;
+  }
+  std::unique_ptr<Denoiser> load_denoiser(at::ScalarType dtype, const at::Device& device) const override {
+    auto dit = std::make_unique<Dit>(dit_config_, dtype);
+    load_weights(dit->weights(), dit_files_, dtype, device);
+    return dit;
+  }
+  std::unique_ptr<Vae> load_vae(at::ScalarType dtype, const at::Device& device) const override {
+    auto vae = std::make_unique<WanVae>(vae_config_);
+    load_weights(vae->weights(), vae_files_, dtype, device);
+    return vae;
+  }
+  std::unique_ptr<NoiseSchedule> schedule(const SchedulerConfig& overrides, int64_t steps) const override {
+    return make_schedule(FlowSettings::read(scheduler_config(), overrides), steps);
+  }
+
+ private:
+  std::filesystem::path tokenizer_folder() const { return folder_ / "tokenizer"; }
+  std::filesystem::path scheduler_config() const { return folder_ / "scheduler" / "scheduler_config.json"; }
+
+  void check_parts_fit() const {
+    if (text_config_.width != dit_config_.text_dim) {
+      fail(ExitCode::bad_data, "{}: the text encoder gives {} numbers a token and the transformer takes {} (text_dim)",
+           folder_.string(), text_config_.width, dit_config_.text_dim);
+    }
+    if (vae_config_.latent_channels != dit_config_.in_channels) {
+      fail(ExitCode::bad_data, "{}: the VAE has {} latent channels and the transformer takes {} (in_channels)",
+           folder_.string(), vae_config_.latent_channels, dit_config_.in_channels);
+    }
+    const JsonReader index(folder_ / "model_index.json");
+    if (index.has("boundary_ratio") || std::filesystem::exists(folder_ / "transformer_2")) {
+      fail(ExitCode::bad_data, "{}: Wan 2.2 checkpoints with two transformers are not supported yet", folder_.string());
+    }
+  }
+
+  std::filesystem::path folder_;
+  Umt5Config text_config_;
+  DitConfig dit_config_;
+  VaeConfig vae_config_;
+  WeightFiles text_files_, dit_files_, vae_files_;
+};
+
+}  // namespace
+
+CheckpointPtr open_wan(const std::filesystem::path& folder) { return std::make_unique<WanCheckpoint>(folder); }
+
+}  // namespace frameshard::wan

@@ -1,0 +1,140 @@
+#include "models/wan/vae.h"
+
+#include "core/error.h"
+#include "core/io/json_file.h"
+
+namespace frameshard::wan {
+
+VaeConfig VaeConfig::read(const std::filesystem::path& config_json) {
+  const JsonReader json(config_json);
+  json.expect<std::string>("_class_name", "AutoencoderKLWan");
+  json.expect("is_residual", false);
+  json.expect("attn_scales", std::vector<double>{});
+  json.expect<int64_t>("patch_size", 1);
+  json.expect<int64_t>("scale_factor_temporal", 4);
+  json.expect<int64_t>("scale_factor_spatial", 8);
+  json.expect<int64_t>("in_channels", 3);
+  json.expect<int64_t>("out_channels", 3);
+  const auto base = json.get<int64_t>("base_dim");
+  VaeConfig config{.encoder_dim = base,
+                   .decoder_dim = json.get_or("decoder_base_dim", base),
+                   .latent_channels = json.get<int64_t>("z_dim"),
+                   .residual_blocks = json.get<int64_t>("num_res_blocks"),
+                   .multipliers = json.get<std::vector<int64_t>>("dim_mult"),
+                   .halves_time = json.get<std::vector<bool>>("temperal_downsample"),
+                   .mean = json.get<std::vector<double>>("latents_mean"),
+                   .deviation = json.get<std::vector<double>>("latents_std")};
+  const auto halvings = std::count(config.halves_time.begin(), config.halves_time.end(), true);
+  if (config.multipliers.size() != 4 || config.halves_time.size() != 3 || halvings != 2 || base < 1 ||
+      config.latent_channels < 1 || config.residual_blocks < 1) {
+    fail(ExitCode::bad_data,
+         "{}: dim_mult needs 4 entries and temperal_downsample 3, two of them true (8x in space, 4x in time)",
+         config_json.string());
+  }
+  const auto channels = size_t(config.latent_channels);
+  if (config.mean.size() != channels || config.deviation.size() != channels) {
+    fail(ExitCode::bad_data, "{}: latents_mean and latents_std must have z_dim = {} entries", config_json.string(), channels);
+  }
+  return config;
+}
+
+at::Tensor& FrameCache::next() {
+  if (position_ == slots_.size()) slots_.emplace_back();
+  return slots_[position_++];
+}
+
+at::Tensor causal_conv(const Linear& layer, const at::Tensor& x, at::Tensor& kept) {
+  auto shape = x.sizes().vec();
+  shape[2] = 2;
+  const at::Tensor padded = at::cat({kept.defined() ? kept : at::zeros(shape, x.options()), x}, 2);
+  kept = padded.narrow(2, padded.size(2) - 2, 2).clone();  // a view would keep all of `padded`
+  return at::conv3d(padded, layer.weight, layer.bias, 1, at::IntArrayRef{0, 1, 1});
+}
+
+at::Tensor channel_norm(const at::Tensor& x, const at::Tensor& gamma) {
+  const at::Tensor wide = x.to(at::kFloat);
+  const at::Tensor length = at::linalg_vector_norm(wide, 2, at::IntArrayRef{1}, true).clamp_min(1e-12);
+  return (wide / length).to(x.scalar_type()) * std::sqrt(double(x.size(1))) * gamma;
+}
+
+at::Tensor each_frame(const at::Tensor& x, const std::function<at::Tensor(const at::Tensor&)>& function) {
+  const auto s = x.sizes();
+  const at::Tensor result = function(x.permute({0, 2, 1, 3, 4}).reshape({s[0] * s[2], s[1], s[3], s[4]}));
+  return result.view({s[0], s[2], result.size(1), result.size(2), result.size(3)}).permute({0, 2, 1, 3, 4});
+}
+
+void ResidualBlock::list(WeightList& weights, const std::string& name, int64_t in, int64_t out) {
+  weights.add(name + ".norm1.gamma", {in, 1, 1, 1}, norm1);
+  weights.add_layer(name + ".conv1", {out, in, 3, 3, 3}, conv1);
+  weights.add(name + ".norm2.gamma", {out, 1, 1, 1}, norm2);
+  weights.add_layer(name + ".conv2", {out, out, 3, 3, 3}, conv2);
+  if (in != out) weights.add_layer(name + ".conv_shortcut", {out, in, 1, 1, 1}, shortcut);
+}
+
+at::Tensor ResidualBlock::operator()(const at::Tensor& x, FrameCache& cache) const {
+  at::Tensor h = causal_conv(conv1, at::silu(channel_norm(x, norm1)), cache.next());
+  h = causal_conv(conv2, at::silu(channel_norm(h, norm2)), cache.next());
+  return h + (shortcut.weight.defined() ? at::conv3d(x, shortcut.weight, shortcut.bias) : x);
+}
+
+void FrameAttention::list(WeightList& weights, const std::string& name, int64_t width) {
+  weights.add(name + ".norm.gamma", {width, 1, 1}, norm);
+  weights.add_layer(name + ".to_qkv", {3 * width, width, 1, 1}, qkv);
+  weights.add_layer(name + ".proj", {width, width, 1, 1}, projection);
+}
+
+at::Tensor FrameAttention::operator()(const at::Tensor& x) const {
+  return x + each_frame(x, [&](const at::Tensor& frame) {
+           const int64_t n = frame.size(0), c = frame.size(1), h = frame.size(2), w = frame.size(3);
+           const at::Tensor all = at::conv2d(channel_norm(frame, norm), qkv.weight, qkv.bias);
+           // [N, 3C, h, w] -> [N, 1, h*w, 3C]
+           const auto parts = all.view({n, 1, 3 * c, h * w}).transpose(2, 3).contiguous().chunk(3, -1);
+           const at::Tensor attended = at::scaled_dot_product_attention(parts[0], parts[1], parts[2]);
+           return at::conv2d(attended.transpose(2, 3).reshape({n, c, h, w}), projection.weight, projection.bias);
+         });
+}
+
+void MiddleBlock::list(WeightList& weights, const std::string& name, int64_t width) {
+  before.list(weights, name + ".resnets.0", width, width);
+  attention.list(weights, name + ".attentions.0", width);
+  after.list(weights, name + ".resnets.1", width, width);
+}
+
+at::Tensor MiddleBlock::operator()(const at::Tensor& x, FrameCache& cache) const {
+  return after(attention(before(x, cache)), cache);
+}
+
+WanVae::WanVae(const VaeConfig& config) : config_(config) {
+  const int64_t z = config.latent_channels;
+  encoder_.list(weights_, config);
+  weights_.add_layer("quant_conv", {2 * z, 2 * z, 1, 1, 1}, quantize_);
+  weights_.add_layer("post_quant_conv", {z, z, 1, 1, 1}, dequantize_);
+  decoder_.list(weights_, config);
+}
+
+void WanVae::decode(const at::Tensor& latents, const std::function<void(const at::Tensor&)>& sink) const {
+  const auto options = dequantize_.weight.options();
+  const std::vector<int64_t> channels{1, config_.latent_channels, 1, 1, 1};
+  const at::Tensor mean = at::tensor(config_.mean, options.device(at::kCPU)).view(channels).to(options.device());
+  const at::Tensor deviation = at::tensor(config_.deviation, options.device(at::kCPU)).view(channels).to(options.device());
+  const at::Tensor z = at::conv3d(latents.to(options) * deviation + mean, dequantize_.weight, dequantize_.bias);
+  FrameCache cache;
+  for (int64_t i = 0; i < z.size(2); ++i) {
+    cache.rewind();
+    sink(decoder_(z.narrow(2, i, 1), cache).clamp(-1.0, 1.0));
+  }
+}
+
+at::Tensor WanVae::encode(const at::Tensor& frames) const {
+  require(frames.size(2) % 4 == 1, "the VAE encodes 4k+1 frames, not {}", frames.size(2));
+  const at::Tensor x = frames.to(quantize_.weight.options());
+  FrameCache cache;
+  std::vector<at::Tensor> parts{encoder_(x.narrow(2, 0, 1), cache)};
+  for (int64_t i = 1; i < x.size(2); i += 4) {
+    cache.rewind();
+    parts.push_back(encoder_(x.narrow(2, i, 4), cache));
+  }
+  return at::conv3d(at::cat(parts, 2), quantize_.weight, quantize_.bias);
+}
+
+}  // namespace frameshard::wan

@@ -1,0 +1,125 @@
+// Wan 2.1's causal 3-D VAE (diffusers' AutoencoderKLWan). It works through a video a few frames at a time: each causal
+// convolution keeps the last two frames of its input for the next chunk.
+#pragma once
+
+#include <filesystem>
+
+#include "models/parts.h"
+#include "models/weights.h"
+
+namespace frameshard::wan {
+
+/// vae/config.json
+struct VaeConfig {
+  int64_t encoder_dim, decoder_dim, latent_channels, residual_blocks;
+  std::vector<int64_t> multipliers;     ///< channels at each resolution, times the dim
+  std::vector<bool> halves_time;        ///< whether the step down from a resolution halves the frame count too
+  std::vector<double> mean, deviation;  ///< of the latents, a channel each
+
+  /// 65 for settings that this version does not implement (Wan 2.2's residual VAE among them).
+  static VaeConfig read(const std::filesystem::path& config_json);
+};
+
+/// The frames that causal convolutions keep between chunks, in the order in which a pass comes by them.
+class FrameCache {
+ public:
+  at::Tensor& next();
+  void rewind() { position_ = 0; }
+
+ private:
+  std::vector<at::Tensor> slots_;
+  size_t position_ = 0;
+};
+
+struct ResidualBlock {
+  at::Tensor norm1, norm2;
+  Linear conv1, conv2, shortcut;  ///< no shortcut convolution where the width stays
+  void list(WeightList& weights, const std::string& name, int64_t in, int64_t out);
+  at::Tensor operator()(const at::Tensor& x, FrameCache& cache) const;
+};
+
+/// Self-attention inside each frame, one head.
+struct FrameAttention {
+  at::Tensor norm;
+  Linear qkv, projection;
+  void list(WeightList& weights, const std::string& name, int64_t width);
+  at::Tensor operator()(const at::Tensor& x) const;
+};
+
+struct MiddleBlock {
+  ResidualBlock before, after;
+  FrameAttention attention;
+  void list(WeightList& weights, const std::string& name, int64_t width);
+  at::Tensor operator()(const at::Tensor& x, FrameCache& cache) const;
+};
+
+/// Halves or doubles height and width, and with a time convolution the frame count.
+struct Resample {
+  bool present = false, changes_time = false;
+  Linear spatial, time;
+};
+
+class Decoder {
+ public:
+  void list(WeightList& weights, const VaeConfig& config);
+  /// One latent frame [B, C, 1, h, w] -> 1 frame the first time, 4 after.
+  at::Tensor operator()(const at::Tensor& latent, FrameCache& cache) const;
+
+ private:
+  struct Level {
+    std::vector<ResidualBlock> blocks;
+    Resample up;
+  };
+  at::Tensor upsample(const Resample& up, const at::Tensor& x, FrameCache& cache) const;
+
+  Linear conv_in_, conv_out_;
+  at::Tensor norm_out_;
+  MiddleBlock middle_;
+  std::vector<Level> levels_;
+};
+
+class Encoder {
+ public:
+  void list(WeightList& weights, const VaeConfig& config);
+  /// 1 frame the first time, 4 after: [B, 3, n, H, W] -> one latent frame [B, 2C, 1, h, w].
+  at::Tensor operator()(const at::Tensor& frames, FrameCache& cache) const;
+
+ private:
+  struct Level {
+    std::vector<ResidualBlock> blocks;
+    Resample down;
+  };
+  at::Tensor downsample(const Resample& down, const at::Tensor& x, FrameCache& cache) const;
+
+  Linear conv_in_, conv_out_;
+  at::Tensor norm_out_;
+  MiddleBlock middle_;
+  std::vector<Level> levels_;
+};
+
+class WanVae final : public Vae {
+ public:
+  explicit WanVae(const VaeConfig& config);
+  WanVae(const WanVae&) = delete;
+  WanVae& operator=(const WanVae&) = delete;
+
+  const WeightList& weights() const { return weights_; }
+  void decode(const at::Tensor& latents, const std::function<void(const at::Tensor&)>& sink) const override;
+  at::Tensor encode(const at::Tensor& frames) const override;
+
+ private:
+  VaeConfig config_;
+  WeightList weights_;
+  Decoder decoder_;
+  Encoder encoder_;
+  Linear quantize_, dequantize_;
+};
+
+/// Causal in time: two frames of `kept` (zeros at the start) before x, then a 3x3x3 convolution that keeps the size.
+at::Tensor causal_conv(const Linear& layer, const at::Tensor& x, at::Tensor& kept);
+/// x / |x| over channels, times sqrt(channels) and gamma.
+at::Tensor channel_norm(const at::Tensor& x, const at::Tensor& gamma);
+/// Applies a 2-D function to each frame of [B, C, T, H, W].
+at::Tensor each_frame(const at::Tensor& x, const std::function<at::Tensor(const at::Tensor&)>& function);
+
+}  // namespace frameshard::wan

@@ -1,0 +1,54 @@
+// One list a model of its weights: the same list checks a checkpoint, counts its bytes, loads it, and makes random ones.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <string>
+#include <vector>
+
+#include "core/io/safetensors.h"
+
+namespace frameshard {
+
+struct Linear {
+  at::Tensor weight, bias;
+};
+
+/// Where a weight goes and what it must look like.
+struct WeightSlot {
+  std::string name;
+  std::vector<int64_t> shape;
+  at::Tensor* target;
+  bool keep_float32 = false;           ///< whatever the model's dtype is
+  std::vector<std::string> aliases{};  ///< other names of the same tensor in a file
+};
+
+/// The weights of one model, in the order in which its constructor names them.
+class WeightList {
+ public:
+  void add(const std::string& name, std::vector<int64_t> shape, at::Tensor& target);
+  void add_float32(const std::string& name, std::vector<int64_t> shape, at::Tensor& target);
+  void add_alias(const std::string& alias);  ///< of the weight added last
+  /// `name`.weight [out, in, kernel…] and `name`.bias [out].
+  void add_layer(const std::string& name, std::vector<int64_t> weight_shape, Linear& target, bool keep_float32 = false);
+  /// Names in a file that end so are no weights of ours, and not an error either.
+  void ignore_suffix(const std::string& suffix) { ignored_.push_back(suffix); }
+
+  const std::vector<WeightSlot>& slots() const { return slots_; }
+  bool ignores(const std::string& name) const;
+  /// Bytes on the device when loaded with this dtype.
+  int64_t bytes(at::ScalarType dtype) const;
+
+ private:
+  std::vector<WeightSlot> slots_;
+  std::vector<std::string> ignored_;
+};
+
+/// Compares names and shapes with a checkpoint's headers; 65 with at most 10 names that are missing, extra or of another
+/// shape. Reads no tensor.
+void check_weights(const WeightList& list, const WeightFiles& files, const std::string& component);
+
+/// Allocates every weight in its final dtype and device, and reads it there.
+void load_weights(const WeightList& list, const WeightFiles& files, at::ScalarType dtype, const at::Device& device);
+
+}  // namespace frameshard
