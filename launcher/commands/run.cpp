@@ -1,0 +1,202 @@
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdio>
+#include <thread>
+
+#include "core/cuda_module.h"
+#include "core/device.h"
+#include "core/log.h"
+#include "core/phase.h"
+#include "launcher/commands/commands.h"
+#include "launcher/failure.h"
+#include "launcher/generate.h"
+#include "parallel/comm/mpi_session.h"
+#include "parallel/comm/self.h"
+#include "parallel/comm/text.h"
+#include "parallel/comm/thread.h"
+
+namespace frameshard {
+namespace {
+
+using Videos = std::vector<std::filesystem::path>;
+
+void print_videos(const Videos& videos) {
+  std::fflush(stderr);
+  for (const auto& video : videos) fmt::print("{}\n", video.string());
+  std::fflush(stdout);
+}
+
+RunPlan plan_job(const Job& job, const RankPlace& place, int world, int ranks_per_node, bool own_gpu) {
+  const PlanMachine machine = describe_machine(job, place, world, ranks_per_node, own_gpu);
+  return make_plan(job.config, model_facts(job, machine.device), machine);
+}
+
+void print_plan(const RunPlan& plan, const Job& job) {
+  log::info("{}", describe(plan, model_facts(job, plan.machine.device)));
+}
+
+std::string device_text(const Job& job, const RankPlace& place) {
+  return device_for_rank(job.config.infer.device, place.local_rank).str();
+}
+
+// ---- this process alone: one rank, or several in threads ----
+
+int64_t fixed_ranks(const Job& job) {
+  const DiffusionConfig& sizes = job.config.infer.diffusion;
+  return sizes.dp_size.value.value_or(1) * sizes.cfg_size.value.value_or(1) * sizes.cp_size.value.value_or(1);
+}
+
+int ranks_alone(const Job& job) {
+  const int64_t fixed = fixed_ranks(job);
+  if (job.config.infer.backend == "threads") return fixed > 1 ? int(fixed) : local_device_count();
+  if (fixed > 1) {
+    fail(ExitCode::config,
+         "dp*cfg*cp = {} but 1 rank was started; start {} ranks (mpirun -n {} frameshard run ..., or frameshard launch "
+         "--nproc-per-node {} run ...), or set infer.backend=threads",
+         fixed, fixed, fixed, fixed);
+  }
+  return 1;
+}
+
+Videos generate_or_report(const Job& job, const RunPlan& plan, const RankPlace& place, Communicator& world,
+                          ModelCache& models) {
+  try {
+    return generate(job, plan, place, world, models);
+  } catch (const OtherRankFailed&) {
+    throw;
+  } catch (...) {
+    const Failure failure = current_failure();
+    write_failure_file(job.directory, failure, world.rank(), current_phase());
+    throw RankFailure(failure.code,
+                      failure_line(failure, world.rank(), world.size(), device_text(job, place), current_phase()));
+  }
+}
+
+int run_alone(const std::string& config, const std::vector<std::string>& overrides) {
+  set_phase("validation");
+  check_world_size(1);
+  const Job job = open_job(config, overrides);
+  const int ranks = ranks_alone(job);
+  const CommPtr self = make_self_communicator("world");
+  RankPlace place{.local_size = ranks, .cores = std::max(1, cores_a_rank(*self) / ranks)};
+  const RunPlan plan = plan_job(job, place, ranks, ranks, cuda() && ranks <= cuda()->device_count());
+  prepare_outputs(job);
+  print_plan(plan, job);
+
+  ModelCache models;
+  Videos videos;
+  std::mutex mutex;
+  auto body = [&](Communicator& world) {
+    RankPlace mine = place;
+    mine.local_rank = world.rank();
+    const Videos made = generate_or_report(job, plan, mine, world, models);
+    std::lock_guard lock(mutex);
+    videos.insert(videos.end(), made.begin(), made.end());
+  };
+  if (ranks == 1) {
+    body(*self);
+  } else {
+    run_ranks(ranks, body);
+  }
+  print_videos(videos);
+  return int(ExitCode::ok);
+}
+
+// ---- one rank of several processes ----
+
+template <class Action>
+Failure attempt(Action action) {
+  try {
+    action();
+    return {.code = ExitCode::ok, .message = ""};
+  } catch (...) {
+    return current_failure();
+  }
+}
+
+// All ranks learn of every failure; the lowest rank that failed reports it, and all end with its code.
+int settle(const Failure& mine, Communicator& world) {
+  const auto all = gather_texts(world, std::to_string(int(mine.code)));
+  for (int rank = 0; rank < world.size(); ++rank) {
+    const int code = std::stoi(all[size_t(rank)]);
+    if (code == 0) continue;
+    if (rank == world.rank()) {
+      fmt::print(stderr, "FAILED at {}: {}\n", current_phase(), mine.message);
+      std::fflush(stderr);
+    }
+    world.barrier();  // nobody ends, and has the others killed, before the message is out
+    return code;
+  }
+  return 0;
+}
+
+std::string shared_token(Communicator& world) {
+  const auto now = std::chrono::system_clock::now().time_since_epoch().count();
+  return gather_texts(world, fmt::format("{}-{}", getpid(), now)).front();
+}
+
+[[noreturn]] void report_and_abort(const Job& job, const RankPlace& place, Communicator& world) {
+  const Failure failure = current_failure();
+  const FailureClaim claim(job.directory, job.failure_token);
+  if (claim.mine()) {
+    write_failure_file(job.directory, failure, world.rank(), current_phase());
+    const auto line = failure_line(failure, world.rank(), world.size(), device_text(job, place), current_phase());
+    fmt::print(stderr, "{}\n", line);
+    std::fflush(stderr);
+  }
+  // Ranks that fail in the same moment must find the claim, and the one that reports must not be killed meanwhile.
+  std::this_thread::sleep_for(std::chrono::milliseconds(claim.mine() ? 200 : 2000));
+  if (claim.mine()) claim.release();
+  abort_all_ranks(int(failure.code));
+}
+
+int run_under_mpi(const std::string& config, const std::vector<std::string>& overrides) {
+  MpiSession mpi;
+  const CommPtr world = mpi.world();
+  log::set_rank(world->rank(), world->size());
+  set_phase("validation");
+
+  Job job;
+  Failure failure = attempt([&] {
+    check_world_size(world->size());
+    job = open_job(config, overrides);
+  });
+  if (const int code = settle(failure, *world)) return code;
+  failure = attempt([&] { check_agreement(job, *world); });
+  if (const int code = settle(failure, *world)) return code;
+
+  RankPlace place{.local_rank = mpi.local_rank(), .local_size = mpi.local_size(), .under_mpi = true,
+                  .cores = cores_a_rank(*world)};
+  // The plan must be the same everywhere: what differs between hosts is settled first.
+  at::Tensor least = at::tensor({int64_t(cuda() && place.local_size <= cuda()->device_count()), int64_t(place.local_size)});
+  world->all_reduce(least, ReduceOp::min);
+  RunPlan plan;
+  failure = attempt([&] {
+    plan = plan_job(job, place, world->size(), int(least[1].item<int64_t>()), least[0].item<int64_t>() != 0);
+    if (world->rank() == 0) prepare_outputs(job);
+  });
+  if (const int code = settle(failure, *world)) return code;
+  print_plan(plan, job);
+  job.failure_token = shared_token(*world);
+
+  Videos videos;
+  ModelCache models;
+  try {
+    videos = generate(job, plan, place, *world, models);
+    world->barrier();
+  } catch (...) {
+    report_and_abort(job, place, *world);
+  }
+  print_videos(videos);
+  return int(ExitCode::ok);
+}
+
+}  // namespace
+
+int run_command(const std::string& config, const std::vector<std::string>& overrides) {
+  cuda();  // loaded before the first tensor is made (core/cuda_module.h)
+  return launcher_environment().launched ? run_under_mpi(config, overrides) : run_alone(config, overrides);
+}
+
+}  // namespace frameshard

@@ -1,0 +1,45 @@
+// How a failure reaches the user: once, with the rank, the host and what it was doing, and with an exit code.
+#pragma once
+
+#include <filesystem>
+#include <string>
+
+#include "core/error.h"
+
+namespace frameshard {
+
+struct Failure {
+  ExitCode code = ExitCode::internal;
+  std::string message;
+};
+
+/// What the exception that is being handled means: an Error as it is, memory exhaustion as 71, anything else as a defect.
+Failure current_failure();
+
+/// A rank's failure whose message is already the whole line for the user.
+struct RankFailure : Error {
+  using Error::Error;
+};
+
+/// The line "FAILED rank 3 (host b, cuda:1) at denoise 17/50: message".
+std::string failure_line(const Failure& failure, int rank, int world, const std::string& device,
+                         const std::string& phase);
+
+/// Writes error.rankN.json into the run's directory; says nothing where it cannot.
+void write_failure_file(const std::filesystem::path& directory, const Failure& failure, int rank,
+                        const std::string& phase);
+
+/// True for one rank of a job alone, of all that fail at the same moment and so must not all report it. Shared through
+/// a file in `directory`; `token` is the same on all ranks.
+class FailureClaim {
+ public:
+  FailureClaim(const std::filesystem::path& directory, const std::string& token);
+  bool mine() const { return mine_; }
+  void release() const;
+
+ private:
+  std::filesystem::path file_;
+  bool mine_;
+};
+
+}  // namespace frameshard

@@ -1,0 +1,193 @@
+#include "launcher/generate.h"
+
+#include <ATen/Parallel.h>
+
+#include <chrono>
+
+#include "core/cuda_module.h"
+#include "core/device.h"
+#include "core/host.h"
+#include "core/io/atomic_file.h"
+#include "core/io/run_directory.h"
+#include "core/log.h"
+#include "core/phase.h"
+#include "core/progress.h"
+#include "launcher/outputs.h"
+#include "models/pipeline.h"
+#include "parallel/comm/text.h"
+
+namespace frameshard {
+namespace {
+
+class Stopwatch {
+ public:
+  double lap() {
+    const auto now = std::chrono::steady_clock::now();
+    return std::chrono::duration<double>(now - std::exchange(start_, now)).count();
+  }
+
+ private:
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
+
+// One rank's part in all videos of its replica.
+class Generator {
+ public:
+  Generator(const Job& job, const RunPlan& plan, const at::Device& device, Communicator& world)
+      : job_(job),
+        device_(device),
+        world_(world),
+        mesh_(world, plan.mesh, group_maker(plan.machine.backend, device)),
+        attention_(mesh_.cp(), plan.attention),
+        dtype_(resolve_dtype(job.config.model.dtype, device)) {}
+
+  std::vector<std::filesystem::path> run(ModelCache& models) {
+    const std::vector<Unit> units = choose_units();
+    if (units.empty()) return {};
+    Stopwatch watch;
+    std::vector<RequestConfig> requests;
+    for (const Unit& unit : units) requests.push_back(job_.requests[unit.request]);
+    const auto texts = encode_texts(*job_.checkpoint, requests, dtype_, device_, mesh_.replica());
+    metrics_.text_seconds = watch.lap();
+    set_phase("load");
+    denoiser_ = models.denoiser(job_, device_);
+    if (mesh_.replica().rank() == 0) vae_ = models.vae(job_, device_);
+    metrics_.load_seconds = watch.lap();
+    log::info("weights loaded in {:.1f} s, text encoded in {:.1f} s", metrics_.load_seconds, metrics_.text_seconds);
+    for (size_t i = 0; i < units.size(); ++i) make(units[i], texts[i]);
+    return videos_;
+  }
+
+ private:
+  // This replica's units that are not complete yet; its first rank looks, so that all of them see the same.
+  std::vector<Unit> choose_units() {
+    const auto all = job_.units();
+    at::Tensor wanted = at::zeros({int64_t(all.size())}, at::kByte);
+    for (size_t i = 0; i < all.size(); ++i) {
+      const bool mine = int(i) % mesh_.shape().dp == mesh_.coord().dp;
+      const bool complete = has_complete_output(job_.unit_directory(all[i])) && !job_.config.output.overwrite;
+      if (mine && complete && mesh_.replica().rank() == 0) {
+        log::info("{} is complete and is kept", job_.unit_directory(all[i]).string());
+      }
+      wanted[int64_t(i)] = uint8_t(mine && !complete);
+    }
+    mesh_.replica().broadcast(wanted, 0);
+    std::vector<Unit> units;
+    for (size_t i = 0; i < all.size(); ++i) {
+      if (wanted[int64_t(i)].item<uint8_t>()) units.push_back(all[i]);
+    }
+    return units;
+  }
+
+  void make(const Unit& unit, const Conditioning& text) {
+    const RequestConfig& request = job_.requests[unit.request];
+    const auto directory = job_.unit_directory(unit);
+    const bool first = mesh_.replica().rank() == 0;
+    const MovedSoFar before = moved();
+    metrics_.step_seconds.clear();
+    if (first) log::info("{}: {}", directory.string(), request.prompt);
+
+    Stopwatch whole, watch;
+    const at::Tensor latents = denoise(unit, text);
+    synchronize(device_);
+    metrics_.denoise_seconds = watch.lap();
+    if (first) {
+      set_phase("decode");
+      // What is cheap to keep is written first, and the video last.
+      write_file_atomically(directory / "run.yaml", dump_yaml(job_.config));
+      if (job_.config.output.save_latents) write_latents(latents, directory);
+      remove_old_video(directory);
+      const int64_t frames = write_video(*vae_, latents, directory, settings(request, unit.sample));
+      metrics_.decode_seconds = watch.lap();
+      log::info("decoded and wrote {} frames in {:.1f} s", frames, metrics_.decode_seconds);
+      videos_.push_back(directory / "video.mp4");
+    }
+    set_phase("finish");
+    metrics_.bytes_sent = double(moved().bytes - before.bytes);
+    metrics_.exchange_seconds = moved().seconds - before.seconds;
+    metrics_.peak_bytes = double(peak_memory(device_));
+    write_metrics(metrics_, mesh_.replica(), directory);
+    if (first) {
+      log::info("peak memory of rank {}: {}", world_.rank(), format_bytes(metrics_.peak_bytes));
+      if (!job_.config.requests.empty()) {
+        append_result(job_.directory, request.id, directory / "video.mp4", whole.lap());
+      }
+    }
+  }
+
+  at::Tensor denoise(const Unit& unit, const Conditioning& text) {
+    const RequestConfig& request = job_.requests[unit.request];
+    const auto schedule = job_.checkpoint->schedule(job_.config.scheduler, request.num_inference_steps);
+    const at::Tensor noise = starting_noise(request, unit.sample, *denoiser_);
+    Progress progress("denoise", schedule->steps(), world_.rank() == 0);
+    Stopwatch step;
+    return DenoiseLoop(*denoiser_, mesh_, attention_, device_).run(request, text, *schedule, noise, [&](int64_t) {
+      metrics_.step_seconds.push_back(step.lap());
+      progress.advance();
+    });
+  }
+
+  // With `overwrite`, an old video must not stand beside new latents if this run is killed.
+  static void remove_old_video(const std::filesystem::path& directory) {
+    std::error_code ignored;
+    std::filesystem::remove(directory / "video.mp4", ignored);
+  }
+
+  OutputSettings settings(const RequestConfig& request, int64_t sample) const {
+    return {.fps = int(job_.config.output.fps),
+            .width = request.width,
+            .height = request.height,
+            .metadata = {{"prompt", request.prompt},
+                         {"negative_prompt", request.negative_prompt},
+                         {"seed", std::to_string(request.seed + sample)},
+                         {"config_hash", config_hash(job_.config)}}};
+  }
+
+  struct MovedSoFar {
+    int64_t bytes;
+    double seconds;
+  };
+  MovedSoFar moved() {
+    const CommStats &cp = mesh_.cp().stats(), &cfg = mesh_.cfg().stats();
+    return {cp.bytes_sent + cfg.bytes_sent + attention_.bytes_sent(), cp.seconds + cfg.seconds + attention_.seconds()};
+  }
+
+  const Job& job_;
+  at::Device device_;
+  Communicator& world_;
+  ProcessMesh mesh_;
+  AttentionStrategy attention_;
+  at::ScalarType dtype_;
+  std::shared_ptr<const Denoiser> denoiser_;
+  std::shared_ptr<const Vae> vae_;
+  RankMetrics metrics_;
+  std::vector<std::filesystem::path> videos_;
+};
+
+}  // namespace
+
+std::shared_ptr<const Denoiser> ModelCache::denoiser(const Job& job, const at::Device& device) {
+  std::lock_guard lock(mutex_);
+  auto& cached = denoisers_[device.str()];
+  if (!cached) cached = job.checkpoint->load_denoiser(resolve_dtype(job.config.model.dtype, device), device);
+  return cached;
+}
+
+std::shared_ptr<const Vae> ModelCache::vae(const Job& job, const at::Device& device) {
+  std::lock_guard lock(mutex_);
+  auto& cached = vaes_[device.str()];
+  if (!cached) cached = job.checkpoint->load_vae(resolve_dtype(job.config.model.vae_dtype, device), device);
+  return cached;
+}
+
+std::vector<std::filesystem::path> generate(const Job& job, const RunPlan& plan, const RankPlace& place,
+                                            Communicator& world, ModelCache& models) {
+  set_phase("setup");
+  at::set_num_threads(plan.machine.threads_per_rank);
+  const at::Device device = device_for_rank(job.config.infer.device, place.local_rank);
+  if (device.is_cuda()) cuda()->set_device(device.index());
+  reset_peak_memory(device);
+  return Generator(job, plan, device, world).run(models);
+}
+
+}  // namespace frameshard

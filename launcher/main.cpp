@@ -1,0 +1,87 @@
+// The command line. Each command is a page in commands/.
+#include <CLI/CLI.hpp>
+#include <csignal>
+#include <cstdio>
+
+#include "core/cuda_module.h"
+#include "core/phase.h"
+#include "core/version.h"
+#include "launcher/commands/commands.h"
+#include "launcher/failure.h"
+#include "parallel/comm/mpi_session.h"
+
+namespace {
+
+using namespace frameshard;
+
+std::string versions() {
+  return fmt::format("frameshard {}\nLibTorch {}\n{}\n{}", engine_version(), libtorch_version(), mpi_version(),
+                     cuda() ? cuda()->versions() : "CUDA and NCCL not in use: " + why_no_cuda());
+}
+
+struct Arguments {
+  std::string config, ranks = "auto";
+  std::vector<std::string> overrides, program;
+  PlanOptions plan;
+};
+
+constexpr const char* overrides_help = "key=value, over what the file says; `frameshard keys` lists the keys";
+
+void add_commands(CLI::App& app, Arguments& arguments, int& code) {
+  CLI::App* run = app.add_subcommand("run", "Make the videos of a YAML file; under mpirun or srun as one of its ranks");
+  run->add_option("config", arguments.config, "YAML file")->required();
+  run->add_option("overrides", arguments.overrides, overrides_help);
+  run->callback([&] { code = run_command(arguments.config, arguments.overrides); });
+  run->footer("mpirun -n 4 frameshard run configs/quickstart.yaml request.seed=7");
+
+  CLI::App* launch = app.add_subcommand("launch", "Start the ranks on this machine, then run");
+  launch->add_option("--nproc-per-node,--nproc_per_node", arguments.ranks,
+                     "ranks: a number, auto (GPUs, else cores), gpu, cpu")->capture_default_str();
+  launch->prefix_command();
+  launch->callback([&, launch] { code = launch_command(arguments.ranks, launch->remaining()); });
+  launch->footer("frameshard launch --nproc-per-node 4 run configs/quickstart.yaml request.seed=7");
+
+  CLI::App* plan = app.add_subcommand("plan", "Print how a job would be split, without starting it");
+  plan->add_option("config", arguments.config, "YAML file")->required();
+  plan->add_option("overrides", arguments.overrides, overrides_help);
+  plan->add_option("--world", arguments.plan.world, "ranks")->check(CLI::Range(1, 65536))->capture_default_str();
+  plan->add_option("--ranks-per-node", arguments.plan.ranks_per_node, "ranks that share a node; 0: all")
+      ->check(CLI::Range(0, 65536))->capture_default_str();
+  plan->add_option("--device", arguments.plan.device, "auto: what is here")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}))->capture_default_str();
+  plan->callback([&] { code = plan_command(arguments.config, arguments.overrides, arguments.plan); });
+
+  app.add_subcommand("devices", "List the devices of this machine")->callback([&] { code = devices_command(); });
+  app.add_subcommand("keys", "List every configuration key")->callback([&] { code = keys_command(); });
+}
+
+int report(const Failure& failure) {
+  std::fflush(stdout);
+  fmt::print(stderr, "FAILED at {}: {}\n", current_phase(), failure.message);
+  return int(failure.code);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  std::signal(SIGPIPE, SIG_IGN);  // a closed pipe is a failed write, not a killed rank
+  set_phase("start");
+  CLI::App app{"Frameshard splits one video diffusion job over many devices.", "frameshard"};
+  app.set_version_flag("--version", versions);
+  app.require_subcommand(1);
+  Arguments arguments;
+  int code = 0;
+  add_commands(app, arguments, code);
+  try {
+    app.parse(argc, argv);
+    return code;
+  } catch (const CLI::ParseError& error) {
+    const int parsed = app.exit(error);
+    return parsed == 0 ? 0 : int(ExitCode::usage);
+  } catch (const RankFailure& failure) {
+    fmt::print(stderr, "{}\n", failure.what());
+    return int(failure.code());
+  } catch (...) {
+    return report(current_failure());
+  }
+}

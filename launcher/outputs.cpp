@@ -1,0 +1,96 @@
+#include "launcher/outputs.h"
+
+#include <c10/core/GradMode.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+#include "core/error.h"
+#include "core/io/atomic_file.h"
+#include "core/io/json_file.h"
+#include "core/io/png_writer.h"
+#include "core/io/safetensors.h"
+#include "core/io/video_writer.h"
+#include "models/pipeline.h"
+#include "parallel/comm/text.h"
+
+namespace frameshard {
+namespace {
+
+std::span<const uint8_t> bytes_of(const at::Tensor& tensor) {
+  return {tensor.data_ptr<uint8_t>(), size_t(tensor.numel())};
+}
+
+// Up to 6 frames side by side, evenly over the video.
+void write_preview(const std::filesystem::path& file, const std::vector<at::Tensor>& frames) {
+  const auto count = std::min<size_t>(frames.size(), 6);
+  std::vector<at::Tensor> chosen;
+  for (size_t i = 0; i < count; ++i) chosen.push_back(frames[count == 1 ? 0 : i * (frames.size() - 1) / (count - 1)]);
+  const at::Tensor strip = at::cat(chosen, 1).contiguous();  // [H, n*W, 3]
+  write_png(file, int(strip.size(1)), int(strip.size(0)), bytes_of(strip));
+}
+
+}  // namespace
+
+int64_t write_video(const Vae& vae, const at::Tensor& latents, const std::filesystem::path& directory,
+                    const OutputSettings& settings) {
+  const c10::NoGradGuard no_grad;
+  VideoWriter writer(directory / "video.mp4", {.width = int(settings.width),
+                                               .height = int(settings.height),
+                                               .fps = settings.fps,
+                                               .metadata = settings.metadata});
+  std::vector<at::Tensor> kept;  // as bytes: small beside the decoder's activations
+  vae.decode(latents, [&](const at::Tensor& frames) {
+    if (!at::isfinite(frames).all().item<bool>()) {
+      fail(ExitCode::not_finite, "the VAE made a NaN or Inf near frame {}; try model.vae_dtype=float32", kept.size());
+    }
+    for (const at::Tensor& frame : to_rgb_bytes(frames).unbind()) {
+      writer.write(bytes_of(frame));
+      kept.push_back(frame.clone());
+    }
+  });
+  write_preview(directory / "preview.png", kept);
+  writer.finish();  // last: a directory with a video is a complete one
+  return int64_t(kept.size());
+}
+
+void write_latents(const at::Tensor& latents, const std::filesystem::path& directory) {
+  write_safetensors(directory / "latents.safetensors", {{"latents", latents.to(at::kCPU, at::kFloat)}});
+}
+
+void write_metrics(const RankMetrics& mine, Communicator& replica, const std::filesystem::path& directory) {
+  std::vector<double> numbers{mine.text_seconds,   mine.load_seconds, mine.denoise_seconds,  mine.decode_seconds,
+                              mine.bytes_sent, mine.exchange_seconds, mine.peak_bytes};
+  const size_t fixed = numbers.size();
+  numbers.insert(numbers.end(), mine.step_seconds.begin(), mine.step_seconds.end());
+  const auto all = gather_numbers(replica, numbers);
+  if (replica.rank() != 0) return;
+  std::string text;
+  for (size_t step = 0; step < mine.step_seconds.size(); ++step) {
+    Json line = {{"event", "step"}, {"step", step + 1}, {"seconds", Json::array()}};
+    for (const auto& rank : all) line["seconds"].push_back(rank[fixed + step]);
+    text += line.dump() + "\n";
+  }
+  for (size_t rank = 0; rank < all.size(); ++rank) {
+    const auto& n = all[rank];
+    const Json line = {{"event", "rank"},           {"rank", rank},
+                       {"text_seconds", n[0]},      {"load_seconds", n[1]},
+                       {"denoise_seconds", n[2]},   {"decode_seconds", n[3]},
+                       {"bytes_sent", int64_t(n[4])}, {"exchange_seconds", n[5]},
+                       {"peak_bytes", int64_t(n[6])}};
+    text += line.dump() + "\n";
+  }
+  write_file_atomically(directory / "metrics.jsonl", text);
+}
+
+void append_result(const std::filesystem::path& run_directory, const std::string& id, const std::filesystem::path& video,
+                   double seconds) {
+  const Json line = {{"id", id}, {"status", "done"}, {"video", video.string()}, {"seconds", seconds}};
+  const std::string text = line.dump() + "\n";
+  const auto file = run_directory / "results.jsonl";
+  const int descriptor = ::open(file.c_str(), O_CREAT | O_APPEND | O_WRONLY | O_CLOEXEC, 0644);
+  const bool written = descriptor >= 0 && ::write(descriptor, text.data(), text.size()) == ssize_t(text.size());
+  if (descriptor >= 0) ::close(descriptor);
+  if (!written) fail(ExitCode::io, "{}: cannot be written: {}", file.string(), std::strerror(errno));
+}
+
+}  // namespace frameshard

@@ -1,0 +1,42 @@
+// The files of one finished video: video.mp4, preview.png, latents.safetensors, metrics.jsonl, run.yaml, results.jsonl.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "core/config.h"
+#include "models/parts.h"
+#include "parallel/comm/communicator.h"
+
+namespace frameshard {
+
+struct OutputSettings {
+  int fps = 16;
+  int64_t width = 0, height = 0;
+  std::map<std::string, std::string> metadata;
+};
+
+/// Decodes latents and writes video.mp4 frame by frame as they come, and preview.png, a strip of up to 6 of them.
+/// Returns the number of frames.
+int64_t write_video(const Vae& vae, const at::Tensor& latents, const std::filesystem::path& directory,
+                    const OutputSettings& settings);
+
+/// Key `latents`, [1, C, F, h, w] float32, as the scheduler leaves them.
+void write_latents(const at::Tensor& latents, const std::filesystem::path& directory);
+
+/// What one rank measured while it made one video.
+struct RankMetrics {
+  std::vector<double> step_seconds;
+  double text_seconds = 0, load_seconds = 0, denoise_seconds = 0, decode_seconds = 0;
+  double bytes_sent = 0, exchange_seconds = 0, peak_bytes = 0;
+};
+
+/// Gathers every rank's metrics; the first rank of the group writes metrics.jsonl. Collective.
+void write_metrics(const RankMetrics& mine, Communicator& replica, const std::filesystem::path& directory);
+
+/// Appends a line to results.jsonl, in one write, so that replicas do not mix theirs.
+void append_result(const std::filesystem::path& run_directory, const std::string& id, const std::filesystem::path& video,
+                   double seconds);
+
+}  // namespace frameshard
