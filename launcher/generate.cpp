@@ -35,6 +35,7 @@ class Generator {
  public:
   Generator(const Job& job, const RunPlan& plan, const at::Device& device, Communicator& world)
       : job_(job),
+        plan_(plan),
         device_(device),
         world_(world),
         mesh_(world, plan.mesh, group_maker(plan.machine.backend, device)),
@@ -53,6 +54,7 @@ class Generator {
     denoiser_ = models.denoiser(job_, device_);
     if (mesh_.replica().rank() == 0) vae_ = models.vae(job_, device_);
     metrics_.load_seconds = watch.lap();
+    metrics_.load_peak_bytes = take_peak();
     log::info("weights loaded in {:.1f} s, text encoded in {:.1f} s", metrics_.load_seconds, metrics_.text_seconds);
     for (size_t i = 0; i < units.size(); ++i) make(units[i], texts[i]);
     return videos_;
@@ -91,28 +93,39 @@ class Generator {
     const at::Tensor latents = denoise(unit, text);
     synchronize(device_);
     metrics_.denoise_seconds = watch.lap();
+    metrics_.denoise_peak_bytes = take_peak();
     if (first) {
       set_phase("decode");
       // What is cheap to keep is written first, and the video last.
       write_file_atomically(directory / "run.yaml", dump_yaml(job_.config));
       if (job_.config.output.save_latents) write_latents(latents, directory);
       remove_old_video(directory);
+      at::set_num_threads(decode_threads());
       const int64_t frames = write_video(*vae_, latents, directory, settings(request, unit.sample));
+      at::set_num_threads(plan_.machine.threads_per_rank);
       metrics_.decode_seconds = watch.lap();
       log::info("decoded and wrote {} frames in {:.1f} s", frames, metrics_.decode_seconds);
       videos_.push_back(directory / "video.mp4");
     }
     set_phase("finish");
+    mesh_.replica().barrier();
     metrics_.bytes_sent = double(moved().bytes - before.bytes);
     metrics_.exchange_seconds = moved().seconds - before.seconds;
-    metrics_.peak_bytes = double(peak_memory(device_));
+    metrics_.decode_peak_bytes = take_peak();
     write_metrics(metrics_, mesh_.replica(), directory);
     if (first) {
-      log::info("peak memory of rank {}: {}", world_.rank(), format_bytes(metrics_.peak_bytes));
+      log::info("peak memory of rank {}: {}", world_.rank(), format_bytes(metrics_.peak_bytes()));
       if (!job_.config.requests.empty()) {
         append_result(job_.directory, request.id, directory / "video.mp4", whole.lap());
       }
     }
+  }
+
+  // The most memory of the phase that ends here.
+  double take_peak() {
+    const auto peak = double(peak_memory(device_));
+    reset_peak_memory(device_);
+    return peak;
   }
 
   at::Tensor denoise(const Unit& unit, const Conditioning& text) {
@@ -125,6 +138,12 @@ class Generator {
       metrics_.step_seconds.push_back(step.lap());
       progress.advance();
     });
+  }
+
+  // The other ranks of the replica wait meanwhile, and their cores are free.
+  int decode_threads() {
+    const int theirs = plan_.machine.threads_per_rank * mesh_.replica().size();
+    return std::max(plan_.machine.threads_per_rank, std::min(theirs, allowed_cores()));
   }
 
   // With `overwrite`, an old video must not stand beside new latents if this run is killed.
@@ -153,6 +172,7 @@ class Generator {
   }
 
   const Job& job_;
+  const RunPlan& plan_;
   at::Device device_;
   Communicator& world_;
   ProcessMesh mesh_;

@@ -58,8 +58,9 @@ void write_latents(const at::Tensor& latents, const std::filesystem::path& direc
 }
 
 void write_metrics(const RankMetrics& mine, Communicator& replica, const std::filesystem::path& directory) {
-  std::vector<double> numbers{mine.text_seconds,   mine.load_seconds, mine.denoise_seconds,  mine.decode_seconds,
-                              mine.bytes_sent, mine.exchange_seconds, mine.peak_bytes};
+  std::vector<double> numbers{mine.text_seconds,     mine.load_seconds,     mine.denoise_seconds,
+                              mine.decode_seconds,   mine.exchange_seconds, mine.bytes_sent,
+                              mine.load_peak_bytes,  mine.denoise_peak_bytes, mine.decode_peak_bytes};
   const size_t fixed = numbers.size();
   numbers.insert(numbers.end(), mine.step_seconds.begin(), mine.step_seconds.end());
   const auto all = gather_numbers(replica, numbers);
@@ -72,11 +73,18 @@ void write_metrics(const RankMetrics& mine, Communicator& replica, const std::fi
   }
   for (size_t rank = 0; rank < all.size(); ++rank) {
     const auto& n = all[rank];
-    const Json line = {{"event", "rank"},           {"rank", rank},
-                       {"text_seconds", n[0]},      {"load_seconds", n[1]},
-                       {"denoise_seconds", n[2]},   {"decode_seconds", n[3]},
-                       {"bytes_sent", int64_t(n[4])}, {"exchange_seconds", n[5]},
-                       {"peak_bytes", int64_t(n[6])}};
+    const Json line = {{"event", "rank"},
+                       {"rank", rank},
+                       {"text_seconds", n[0]},
+                       {"load_seconds", n[1]},
+                       {"denoise_seconds", n[2]},
+                       {"decode_seconds", n[3]},
+                       {"exchange_seconds", n[4]},
+                       {"bytes_sent", int64_t(n[5])},
+                       {"load_peak_bytes", int64_t(n[6])},
+                       {"denoise_peak_bytes", int64_t(n[7])},
+                       {"decode_peak_bytes", int64_t(n[8])},
+                       {"peak_bytes", int64_t(std::max({n[6], n[7], n[8]}))}};
     text += line.dump() + "\n";
   }
   write_file_atomically(directory / "metrics.jsonl", text);

@@ -1,7 +1,9 @@
 // The files of one finished video: video.mp4, preview.png, latents.safetensors, metrics.jsonl, run.yaml, results.jsonl.
 #pragma once
 
+#include <algorithm>
 #include <filesystem>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -29,7 +31,10 @@ void write_latents(const at::Tensor& latents, const std::filesystem::path& direc
 struct RankMetrics {
   std::vector<double> step_seconds;
   double text_seconds = 0, load_seconds = 0, denoise_seconds = 0, decode_seconds = 0;
-  double bytes_sent = 0, exchange_seconds = 0, peak_bytes = 0;
+  double bytes_sent = 0, exchange_seconds = 0;
+  double load_peak_bytes = 0, denoise_peak_bytes = 0, decode_peak_bytes = 0;
+
+  double peak_bytes() const { return std::max({load_peak_bytes, denoise_peak_bytes, decode_peak_bytes}); }
 };
 
 /// Gathers every rank's metrics; the first rank of the group writes metrics.jsonl. Collective.

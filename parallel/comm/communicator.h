@@ -45,6 +45,7 @@ class Communicator {
   /// send[j] elements to rank j, recv[i] elements from rank i; both in rank order. Zero counts move nothing.
   at::Tensor all_to_all(const at::Tensor& send, const Counts& send_counts, const Counts& recv_counts);
   void broadcast(at::Tensor& tensor, int root);
+  /// Waiting here leaves the core to others.
   void barrier();
 
   /// The ranks of the same color, ordered by key; collective over this group.

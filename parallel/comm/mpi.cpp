@@ -1,6 +1,8 @@
 #include "parallel/comm/mpi.h"
 
+#include <chrono>
 #include <climits>
+#include <thread>
 
 #include "core/error.h"
 
@@ -146,7 +148,16 @@ class MpiCommunicator final : public Communicator {
     if (rank() != root) from_host(host, tensor);
   }
 
-  void do_barrier() override { check(MPI_Barrier(comm_), "barrier", *this); }
+  // Ranks wait at a barrier while another one works for seconds (decoding): MPI_Barrier would keep their cores busy.
+  void do_barrier() override {
+    MPI_Request request;
+    check(MPI_Ibarrier(comm_, &request), "barrier", *this);
+    int done = 0;
+    for (int tries = 0; !done; ++tries) {
+      check(MPI_Test(&request, &done, MPI_STATUS_IGNORE), "barrier", *this);
+      if (!done && tries > 100) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+  }
 
   CommPtr do_split(int color, int key, const std::string& name) override {
     MPI_Comm part;
