@@ -1,0 +1,2 @@
+#include "parallel/collectives.h"
+#include "tests/support/rank_test.h"
