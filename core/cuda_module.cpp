@@ -1,9 +1,9 @@
 #include "core/cuda_module.h"
 
-#include <dlfcn.h>
-
 #include <cstdlib>
 #include <filesystem>
+
+#include <dlfcn.h>
 
 #include "core/error.h"
 
@@ -45,7 +45,8 @@ Module load() {
     module.why_not = std::string("the CUDA part could not be loaded: ") + dlerror();
     return module;
   }
-  const auto* functions = static_cast<const CudaFunctions*>(dlsym(module.handle, "frameshard_cuda_functions"));
+  const auto* functions =
+      static_cast<const CudaFunctions*>(dlsym(module.handle, "frameshard_cuda_functions"));
   if (!functions) {
     module.why_not = path.string() + " exports no frameshard_cuda_functions; build it again";
   } else if (functions->device_count() == 0) {
@@ -63,8 +64,14 @@ const Module& module() {
 
 }  // namespace
 
-const CudaFunctions* cuda() { return module().functions; }
-const std::string& why_no_cuda() { return module().why_not; }
-void* cuda_symbol(const char* name) { return cuda() ? dlsym(module().handle, name) : nullptr; }
+const CudaFunctions* cuda() {
+  return module().functions;
+}
+const std::string& why_no_cuda() {
+  return module().why_not;
+}
+void* cuda_symbol(const char* name) {
+  return cuda() ? dlsym(module().handle, name) : nullptr;
+}
 
 }  // namespace frameshard

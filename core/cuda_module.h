@@ -1,5 +1,5 @@
-// The CUDA part of the engine, loaded at run time only where an NVIDIA driver and a GPU are: a process that loads
-// libtorch_cuda starts 0.5 s later and takes 350 MB more, which a CPU rank should not pay.
+// The CUDA part of the engine, loaded at run time only where an NVIDIA driver and a GPU are: a process that
+// loads libtorch_cuda starts 0.5 s later and takes 350 MB more, which a CPU rank should not pay.
 #pragma once
 
 #include <cstdint>
@@ -20,10 +20,11 @@ struct CudaFunctions {
   std::string (*versions)();  ///< "CUDA 13.0, NCCL 2.28.9"
 };
 
-/// The module's functions, or null where there is no GPU. The first call loads the module, and must come before any
-/// tensor is made: LibTorch looks for its CUDA part once.
+/// The module's functions, or null where there is no GPU. The first call loads the module, and must come
+/// before any tensor is made: LibTorch looks for its CUDA part once.
 const CudaFunctions* cuda();
-/// Why cuda() is null: "no NVIDIA driver", "built without CUDA", or the loader's message. Empty where it is not.
+/// Why cuda() is null: "no NVIDIA driver", "built without CUDA", or the loader's message. Empty where it is
+/// not.
 const std::string& why_no_cuda();
 /// A symbol of the module for a higher layer (the NCCL backend); null where there is no GPU.
 void* cuda_symbol(const char* name);

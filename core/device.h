@@ -1,10 +1,10 @@
 // Devices by name, and the few things that differ between a CPU and a GPU.
 #pragma once
 
-#include <ATen/ATen.h>
-
 #include <string>
 #include <vector>
+
+#include <ATen/ATen.h>
 
 namespace frameshard {
 
@@ -18,15 +18,18 @@ struct DeviceInfo {
 /// Every device of this process: its GPUs if there are any, then the CPU.
 std::vector<DeviceInfo> list_devices();
 
-/// The device of a rank: `wanted` is auto, cpu or cuda (78 where there is no GPU); GPUs are dealt out by local rank.
+/// The device of a rank: `wanted` is auto, cpu or cuda (78 where there is no GPU); GPUs are dealt out by
+/// local rank.
 at::Device device_for_rank(const std::string& wanted, int local_rank);
 
-/// The element type for `wanted` (auto, float32, bfloat16, float16): auto is float32 on a CPU and bfloat16 on CUDA.
+/// The element type for `wanted` (auto, float32, bfloat16, float16): auto is float32 on a CPU and bfloat16 on
+/// CUDA.
 at::ScalarType resolve_dtype(const std::string& wanted, const at::Device& device);
 
 /// Waits until the device has done its work; nothing to wait for on a CPU.
 void synchronize(const at::Device& device);
-/// The most memory taken so far, in bytes: allocated on a GPU, resident on a CPU. reset_peak_memory starts anew.
+/// The most memory taken so far, in bytes: allocated on a GPU, resident on a CPU. reset_peak_memory starts
+/// anew.
 int64_t peak_memory(const at::Device& device);
 void reset_peak_memory(const at::Device& device);
 /// Gives cached device memory back.

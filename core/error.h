@@ -1,10 +1,10 @@
 // Errors that end a run: each carries the exit code that the process will end with.
 #pragma once
 
-#include <fmt/format.h>
-
 #include <stdexcept>
 #include <string>
+
+#include <fmt/format.h>
 
 namespace frameshard {
 

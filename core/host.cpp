@@ -1,14 +1,14 @@
 #include "core/host.h"
 
-#include <fmt/format.h>
-#include <sched.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <cmath>
 #include <fstream>
 #include <limits>
 #include <sstream>
+
+#include <fmt/format.h>
+#include <sched.h>
+#include <unistd.h>
 
 namespace frameshard {
 namespace {
@@ -51,7 +51,8 @@ int allowed_cores() {
   int cores = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
   std::istringstream quota(first_line("/sys/fs/cgroup/cpu.max"));  // "200000 100000" or "max 100000"
   double limit = 0, period = 0;
-  if (quota >> limit >> period && period > 0) cores = std::min(cores, std::max(1, int(std::ceil(limit / period))));
+  if (quota >> limit >> period && period > 0)
+    cores = std::min(cores, std::max(1, int(std::ceil(limit / period))));
   return std::max(1, cores);
 }
 
@@ -64,9 +65,13 @@ int64_t host_memory_bytes() {
   }
 }
 
-int64_t host_available_bytes() { return proc_kilobytes("/proc/meminfo", "MemAvailable"); }
+int64_t host_available_bytes() {
+  return proc_kilobytes("/proc/meminfo", "MemAvailable");
+}
 
-int64_t peak_resident_bytes() { return proc_kilobytes("/proc/self/status", "VmHWM"); }
+int64_t peak_resident_bytes() {
+  return proc_kilobytes("/proc/self/status", "VmHWM");
+}
 
 bool reset_peak_resident() {
   std::ofstream out("/proc/self/clear_refs");

@@ -1,10 +1,10 @@
 // Log lines on stderr, each tagged with the rank that wrote it.
 #pragma once
 
-#include <fmt/format.h>
-
 #include <string>
 #include <string_view>
+
+#include <fmt/format.h>
 
 namespace frameshard::log {
 

@@ -1,9 +1,9 @@
 #include "core/progress.h"
 
+#include <cstdio>
+
 #include <fmt/format.h>
 #include <unistd.h>
-
-#include <cstdio>
 
 namespace frameshard {
 
@@ -34,8 +34,8 @@ void Progress::advance() {
 void Progress::show(bool last) {
   const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - start_;
   const double each = spent.count() / double(done_);
-  const std::string rest =
-      last ? "total " + format_duration(spent.count()) : "ETA " + format_duration(each * double(total_ - done_));
+  const std::string rest = last ? "total " + format_duration(spent.count())
+                                : "ETA " + format_duration(each * double(total_ - done_));
   std::string line = fmt::format("{} {:>{}}/{}", label_, done_, fmt::formatted_size("{}", total_), total_);
   if (terminal_) {
     constexpr int width = 30;

@@ -4,7 +4,11 @@
 
 namespace frameshard {
 
-std::string engine_version() { return FRAMESHARD_VERSION; }
-std::string libtorch_version() { return TORCH_VERSION; }
+std::string engine_version() {
+  return FRAMESHARD_VERSION;
+}
+std::string libtorch_version() {
+  return TORCH_VERSION;
+}
 
 }  // namespace frameshard

@@ -1,9 +1,9 @@
 #include "launcher/failure.h"
 
+#include <new>
+
 #include <fcntl.h>
 #include <unistd.h>
-
-#include <new>
 
 #include "core/host.h"
 #include "core/io/atomic_file.h"
@@ -13,18 +13,23 @@ namespace frameshard {
 namespace {
 
 Failure out_of_memory(const std::string& detail) {
-  return {ExitCode::out_of_memory,
-          fmt::format("out of memory: {}; {} are free on this host; use more ranks for the sequence (cp_size), a smaller "
-                      "video, or model.dtype=bfloat16",
-                      detail, format_bytes(double(host_available_bytes())))};
+  return {
+      ExitCode::out_of_memory,
+      fmt::format(
+          "out of memory: {}; {} are free on this host; use more ranks for the sequence (cp_size), a smaller "
+          "video, or model.dtype=bfloat16",
+          detail, format_bytes(double(host_available_bytes())))};
 }
 
 // LibTorch's CPU allocator throws a plain c10::Error.
 bool is_allocation_failure(const std::string& text) {
-  return text.find("DefaultCPUAllocator") != std::string::npos || text.find("not enough memory") != std::string::npos;
+  return text.find("DefaultCPUAllocator") != std::string::npos ||
+         text.find("not enough memory") != std::string::npos;
 }
 
-std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
+std::string first_line(const std::string& text) {
+  return text.substr(0, text.find('\n'));
+}
 
 }  // namespace
 
@@ -56,7 +61,10 @@ std::string failure_line(const Failure& failure, int rank, int world, const std:
 
 void write_failure_file(const std::filesystem::path& directory, const Failure& failure, int rank,
                         const std::string& phase) {
-  const Json json = {{"code", int(failure.code)}, {"rank", rank}, {"host", host_name()}, {"phase", phase},
+  const Json json = {{"code", int(failure.code)},
+                     {"rank", rank},
+                     {"host", host_name()},
+                     {"phase", phase},
                      {"message", failure.message}};
   try {
     write_file_atomically(directory / fmt::format("error.rank{}.json", rank),
@@ -72,6 +80,8 @@ FailureClaim::FailureClaim(const std::filesystem::path& directory, const std::st
   if (file >= 0) ::close(file);
 }
 
-void FailureClaim::release() const { ::unlink(file_.c_str()); }
+void FailureClaim::release() const {
+  ::unlink(file_.c_str());
+}
 
 }  // namespace frameshard

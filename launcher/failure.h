@@ -13,7 +13,8 @@ struct Failure {
   std::string message;
 };
 
-/// What the exception that is being handled means: an Error as it is, memory exhaustion as 71, anything else as a defect.
+/// What the exception that is being handled means: an Error as it is, memory exhaustion as 71, anything else
+/// as a defect.
 Failure current_failure();
 
 /// A rank's failure whose message is already the whole line for the user.
@@ -29,8 +30,8 @@ std::string failure_line(const Failure& failure, int rank, int world, const std:
 void write_failure_file(const std::filesystem::path& directory, const Failure& failure, int rank,
                         const std::string& phase);
 
-/// True for one rank of a job alone, of all that fail at the same moment and so must not all report it. Shared through
-/// a file in `directory`; `token` is the same on all ranks.
+/// True for one rank of a job alone, of all that fail at the same moment and so must not all report it.
+/// Shared through a file in `directory`; `token` is the same on all ranks.
 class FailureClaim {
  public:
   FailureClaim(const std::filesystem::path& directory, const std::string& token);

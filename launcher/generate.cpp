@@ -1,8 +1,8 @@
 #include "launcher/generate.h"
 
-#include <ATen/Parallel.h>
-
 #include <chrono>
+
+#include <ATen/Parallel.h>
 
 #include "core/cuda_module.h"
 #include "core/device.h"
@@ -55,7 +55,8 @@ class Generator {
     if (mesh_.replica().rank() == 0) vae_ = models.vae(job_, device_);
     metrics_.load_seconds = watch.lap();
     metrics_.load_peak_bytes = take_peak();
-    log::info("weights loaded in {:.1f} s, text encoded in {:.1f} s", metrics_.load_seconds, metrics_.text_seconds);
+    log::info("weights loaded in {:.1f} s, text encoded in {:.1f} s", metrics_.load_seconds,
+              metrics_.text_seconds);
     for (size_t i = 0; i < units.size(); ++i) make(units[i], texts[i]);
     return videos_;
   }
@@ -134,10 +135,11 @@ class Generator {
     const at::Tensor noise = starting_noise(request, unit.sample, *denoiser_);
     Progress progress("denoise", schedule->steps(), world_.rank() == 0);
     Stopwatch step;
-    return DenoiseLoop(*denoiser_, mesh_, attention_, device_).run(request, text, *schedule, noise, [&](int64_t) {
-      metrics_.step_seconds.push_back(step.lap());
-      progress.advance();
-    });
+    return DenoiseLoop(*denoiser_, mesh_, attention_, device_)
+        .run(request, text, *schedule, noise, [&](int64_t) {
+          metrics_.step_seconds.push_back(step.lap());
+          progress.advance();
+        });
   }
 
   // The other ranks of the replica wait meanwhile, and their cores are free.
@@ -168,7 +170,8 @@ class Generator {
   };
   MovedSoFar moved() {
     const CommStats &cp = mesh_.cp().stats(), &cfg = mesh_.cfg().stats();
-    return {cp.bytes_sent + cfg.bytes_sent + attention_.bytes_sent(), cp.seconds + cfg.seconds + attention_.seconds()};
+    return {cp.bytes_sent + cfg.bytes_sent + attention_.bytes_sent(),
+            cp.seconds + cfg.seconds + attention_.seconds()};
   }
 
   const Job& job_;

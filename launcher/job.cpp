@@ -36,8 +36,10 @@ void prepare_outputs(const Job& job) {
   for (const Unit& unit : job.units()) {
     const auto directory = job.unit_directory(unit);
     if (job.config.requests.empty() && !job.config.output.overwrite && has_complete_output(directory)) {
-      fail(ExitCode::io, "{}: a complete output is there and is kept; set output.overwrite=true or another output.directory",
-           (directory / "video.mp4").string());
+      fail(
+          ExitCode::io,
+          "{}: a complete output is there and is kept; set output.overwrite=true or another output.directory",
+          (directory / "video.mp4").string());
     }
     prepare_output_directory(directory);
   }
@@ -52,10 +54,12 @@ std::string device_type(const std::string& wanted) {
 
 ModelFacts model_facts(const Job& job, const std::string& device) {
   const at::Device type(device == "cuda" ? at::kCUDA : at::kCPU);
-  return job.checkpoint->facts(resolve_dtype(job.config.model.dtype, type), resolve_dtype(job.config.model.vae_dtype, type));
+  return job.checkpoint->facts(resolve_dtype(job.config.model.dtype, type),
+                               resolve_dtype(job.config.model.vae_dtype, type));
 }
 
-PlanMachine describe_machine(const Job& job, const RankPlace& place, int world, int ranks_per_node, bool own_gpu) {
+PlanMachine describe_machine(const Job& job, const RankPlace& place, int world, int ranks_per_node,
+                             bool own_gpu) {
   const InferConfig& infer = job.config.infer;
   PlanMachine machine{.world = world, .ranks_per_node = ranks_per_node, .device = device_type(infer.device)};
   const at::Device type(machine.device == "cuda" ? at::kCUDA : at::kCPU);
@@ -95,10 +99,13 @@ void check_agreement(const Job& job, Communicator& world) {
     if (all[size_t(rank)] == all[0]) continue;
     const auto first = split(all[0]), other = split(all[size_t(rank)]);
     for (size_t i = 0; i + 1 < std::max(first.size(), other.size()); i += 2) {
-      auto at = [&](const std::vector<std::string>& parts, size_t k) { return k < parts.size() ? parts[k] : "(nothing)"; };
+      auto at = [&](const std::vector<std::string>& parts, size_t k) {
+        return k < parts.size() ? parts[k] : "(nothing)";
+      };
       if (at(first, i) == at(other, i) && at(first, i + 1) == at(other, i + 1)) continue;
       fail(ExitCode::disagree,
-           "ranks disagree on {}: rank 0 has {}, rank {} has {}; start all ranks with the same configuration and weights",
+           "ranks disagree on {}: rank 0 has {}, rank {} has {}; start all ranks with the same configuration "
+           "and weights",
            at(first, i), at(first, i + 1), rank,
            at(other, i) == at(first, i) ? at(other, i + 1) : at(other, i) + " = " + at(other, i + 1));
     }

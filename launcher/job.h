@@ -31,11 +31,13 @@ struct Job {
 /// Reads and checks the configuration and the checkpoint's headers. Throws as their readers do.
 Job open_job(const std::string& config, const std::vector<std::string>& overrides);
 
-/// Makes the run's directory and proves that it can be written (74), and refuses a complete output of a single request.
+/// Makes the run's directory and proves that it can be written (74), and refuses a complete output of a
+/// single request.
 void prepare_outputs(const Job& job);
 
 /// The device's name and dtypes for the plan, without touching it.
-PlanMachine describe_machine(const Job& job, const RankPlace& place, int world, int ranks_per_node, bool own_gpu);
+PlanMachine describe_machine(const Job& job, const RankPlace& place, int world, int ranks_per_node,
+                             bool own_gpu);
 ModelFacts model_facts(const Job& job, const std::string& device);
 /// "cpu" or "cuda": what infer.device means here; 78 where cuda is asked for and is not here.
 std::string device_type(const std::string& wanted);

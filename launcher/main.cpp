@@ -1,7 +1,8 @@
 // The command line. Each command is a page in commands/.
-#include <CLI/CLI.hpp>
 #include <csignal>
 #include <cstdio>
+
+#include <CLI/CLI.hpp>
 
 #include "core/cuda_module.h"
 #include "core/phase.h"
@@ -15,7 +16,8 @@ namespace {
 using namespace frameshard;
 
 std::string versions() {
-  return fmt::format("frameshard {}\nLibTorch {}\n{}\n{}", engine_version(), libtorch_version(), mpi_version(),
+  return fmt::format("frameshard {}\nLibTorch {}\n{}\n{}", engine_version(), libtorch_version(),
+                     mpi_version(),
                      cuda() ? cuda()->versions() : "CUDA and NCCL not in use: " + why_no_cuda());
 }
 
@@ -28,15 +30,18 @@ struct Arguments {
 constexpr const char* overrides_help = "key=value, over what the file says; `frameshard keys` lists the keys";
 
 void add_commands(CLI::App& app, Arguments& arguments, int& code) {
-  CLI::App* run = app.add_subcommand("run", "Make the videos of a YAML file; under mpirun or srun as one of its ranks");
+  CLI::App* run =
+      app.add_subcommand("run", "Make the videos of a YAML file; under mpirun or srun as one of its ranks");
   run->add_option("config", arguments.config, "YAML file")->required();
   run->add_option("overrides", arguments.overrides, overrides_help);
   run->callback([&] { code = run_command(arguments.config, arguments.overrides); });
   run->footer("mpirun -n 4 frameshard run configs/quickstart.yaml request.seed=7");
 
   CLI::App* launch = app.add_subcommand("launch", "Start the ranks on this machine, then run");
-  launch->add_option("--nproc-per-node,--nproc_per_node", arguments.ranks,
-                     "ranks: a number, auto (GPUs, else cores), gpu, cpu")->capture_default_str();
+  launch
+      ->add_option("--nproc-per-node,--nproc_per_node", arguments.ranks,
+                   "ranks: a number, auto (GPUs, else cores), gpu, cpu")
+      ->capture_default_str();
   launch->prefix_command();
   launch->callback([&, launch] { code = launch_command(arguments.ranks, launch->remaining()); });
   launch->footer("frameshard launch --nproc-per-node 4 run configs/quickstart.yaml request.seed=7");
@@ -44,14 +49,20 @@ void add_commands(CLI::App& app, Arguments& arguments, int& code) {
   CLI::App* plan = app.add_subcommand("plan", "Print how a job would be split, without starting it");
   plan->add_option("config", arguments.config, "YAML file")->required();
   plan->add_option("overrides", arguments.overrides, overrides_help);
-  plan->add_option("--world", arguments.plan.world, "ranks")->check(CLI::Range(1, 65536))->capture_default_str();
+  plan->add_option("--world", arguments.plan.world, "ranks")
+      ->check(CLI::Range(1, 65536))
+      ->capture_default_str();
   plan->add_option("--ranks-per-node", arguments.plan.ranks_per_node, "ranks that share a node; 0: all")
-      ->check(CLI::Range(0, 65536))->capture_default_str();
+      ->check(CLI::Range(0, 65536))
+      ->capture_default_str();
   plan->add_option("--device", arguments.plan.device, "auto: what is here")
-      ->check(CLI::IsMember({"auto", "cpu", "cuda"}))->capture_default_str();
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
+      ->capture_default_str();
   plan->callback([&] { code = plan_command(arguments.config, arguments.overrides, arguments.plan); });
 
-  app.add_subcommand("devices", "List the devices of this machine")->callback([&] { code = devices_command(); });
+  app.add_subcommand("devices", "List the devices of this machine")->callback([&] {
+    code = devices_command();
+  });
   app.add_subcommand("keys", "List every configuration key")->callback([&] { code = keys_command(); });
 }
 

@@ -24,7 +24,8 @@ std::span<const uint8_t> bytes_of(const at::Tensor& tensor) {
 void write_preview(const std::filesystem::path& file, const std::vector<at::Tensor>& frames) {
   const auto count = std::min<size_t>(frames.size(), 6);
   std::vector<at::Tensor> chosen;
-  for (size_t i = 0; i < count; ++i) chosen.push_back(frames[count == 1 ? 0 : i * (frames.size() - 1) / (count - 1)]);
+  for (size_t i = 0; i < count; ++i)
+    chosen.push_back(frames[count == 1 ? 0 : i * (frames.size() - 1) / (count - 1)]);
   const at::Tensor strip = at::cat(chosen, 1).contiguous();  // [H, n*W, 3]
   write_png(file, int(strip.size(1)), int(strip.size(0)), bytes_of(strip));
 }
@@ -41,7 +42,8 @@ int64_t write_video(const Vae& vae, const at::Tensor& latents, const std::filesy
   std::vector<at::Tensor> kept;  // as bytes: small beside the decoder's activations
   vae.decode(latents, [&](const at::Tensor& frames) {
     if (!at::isfinite(frames).all().item<bool>()) {
-      fail(ExitCode::not_finite, "the VAE made a NaN or Inf near frame {}; try model.vae_dtype=float32", kept.size());
+      fail(ExitCode::not_finite, "the VAE made a NaN or Inf near frame {}; try model.vae_dtype=float32",
+           kept.size());
     }
     for (const at::Tensor& frame : to_rgb_bytes(frames).unbind()) {
       writer.write(bytes_of(frame));
@@ -58,9 +60,9 @@ void write_latents(const at::Tensor& latents, const std::filesystem::path& direc
 }
 
 void write_metrics(const RankMetrics& mine, Communicator& replica, const std::filesystem::path& directory) {
-  std::vector<double> numbers{mine.text_seconds,     mine.load_seconds,     mine.denoise_seconds,
-                              mine.decode_seconds,   mine.exchange_seconds, mine.bytes_sent,
-                              mine.load_peak_bytes,  mine.denoise_peak_bytes, mine.decode_peak_bytes};
+  std::vector<double> numbers{mine.text_seconds,    mine.load_seconds,       mine.denoise_seconds,
+                              mine.decode_seconds,  mine.exchange_seconds,   mine.bytes_sent,
+                              mine.load_peak_bytes, mine.denoise_peak_bytes, mine.decode_peak_bytes};
   const size_t fixed = numbers.size();
   numbers.insert(numbers.end(), mine.step_seconds.begin(), mine.step_seconds.end());
   const auto all = gather_numbers(replica, numbers);
@@ -90,13 +92,14 @@ void write_metrics(const RankMetrics& mine, Communicator& replica, const std::fi
   write_file_atomically(directory / "metrics.jsonl", text);
 }
 
-void append_result(const std::filesystem::path& run_directory, const std::string& id, const std::filesystem::path& video,
-                   double seconds) {
+void append_result(const std::filesystem::path& run_directory, const std::string& id,
+                   const std::filesystem::path& video, double seconds) {
   const Json line = {{"id", id}, {"status", "done"}, {"video", video.string()}, {"seconds", seconds}};
   const std::string text = line.dump() + "\n";
   const auto file = run_directory / "results.jsonl";
   const int descriptor = ::open(file.c_str(), O_CREAT | O_APPEND | O_WRONLY | O_CLOEXEC, 0644);
-  const bool written = descriptor >= 0 && ::write(descriptor, text.data(), text.size()) == ssize_t(text.size());
+  const bool written =
+      descriptor >= 0 && ::write(descriptor, text.data(), text.size()) == ssize_t(text.size());
   if (descriptor >= 0) ::close(descriptor);
   if (!written) fail(ExitCode::io, "{}: cannot be written: {}", file.string(), std::strerror(errno));
 }

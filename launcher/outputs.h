@@ -1,4 +1,5 @@
-// The files of one finished video: video.mp4, preview.png, latents.safetensors, metrics.jsonl, run.yaml, results.jsonl.
+// The files of one finished video: video.mp4, preview.png, latents.safetensors, metrics.jsonl, run.yaml,
+// results.jsonl.
 #pragma once
 
 #include <algorithm>
@@ -19,8 +20,8 @@ struct OutputSettings {
   std::map<std::string, std::string> metadata;
 };
 
-/// Decodes latents and writes video.mp4 frame by frame as they come, and preview.png, a strip of up to 6 of them.
-/// Returns the number of frames.
+/// Decodes latents and writes video.mp4 frame by frame as they come, and preview.png, a strip of up to 6 of
+/// them. Returns the number of frames.
 int64_t write_video(const Vae& vae, const at::Tensor& latents, const std::filesystem::path& directory,
                     const OutputSettings& settings);
 
@@ -41,7 +42,7 @@ struct RankMetrics {
 void write_metrics(const RankMetrics& mine, Communicator& replica, const std::filesystem::path& directory);
 
 /// Appends a line to results.jsonl, in one write, so that replicas do not mix theirs.
-void append_result(const std::filesystem::path& run_directory, const std::string& id, const std::filesystem::path& video,
-                   double seconds);
+void append_result(const std::filesystem::path& run_directory, const std::string& id,
+                   const std::filesystem::path& video, double seconds);
 
 }  // namespace frameshard

@@ -28,7 +28,8 @@ void check_world_size(int size) {
   for (const auto& [variable, value] : launcher_environment().world_sizes) {
     if (value != size) {
       fail(ExitCode::disagree,
-           "{} is {} but MPI started {} rank{}: the launcher is of another MPI than this program, or an old variable is "
+           "{} is {} but MPI started {} rank{}: the launcher is of another MPI than this program, or an old "
+           "variable is "
            "left in the environment; start with the mpirun of {}, or unset {}",
            variable, value, size, size == 1 ? "" : "s", mpi_version(), variable);
     }

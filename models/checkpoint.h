@@ -1,4 +1,5 @@
-// A checkpoint folder, opened: its config files and the headers of its weights are read and checked, no tensor is.
+// A checkpoint folder, opened: its config files and the headers of its weights are read and checked, no
+// tensor is.
 #pragma once
 
 #include <filesystem>
@@ -19,15 +20,16 @@ class Checkpoint {
   virtual std::string fingerprint() const = 0;
 
   // Each call reads the weights from disk into their final place.
-  virtual std::unique_ptr<TextEncoder> load_text_encoder(at::ScalarType dtype, const at::Device& device) const = 0;
+  virtual std::unique_ptr<TextEncoder> load_text_encoder(at::ScalarType dtype,
+                                                         const at::Device& device) const = 0;
   virtual std::unique_ptr<Denoiser> load_denoiser(at::ScalarType dtype, const at::Device& device) const = 0;
   virtual std::unique_ptr<Vae> load_vae(at::ScalarType dtype, const at::Device& device) const = 0;
   virtual std::unique_ptr<NoiseSchedule> schedule(const SchedulerConfig& overrides, int64_t steps) const = 0;
 };
 using CheckpointPtr = std::unique_ptr<Checkpoint>;
 
-/// Opens a diffusers folder by the pipeline class in its model_index.json. 66 where files are missing, 65 where they do
-/// not fit together or the family is unknown.
+/// Opens a diffusers folder by the pipeline class in its model_index.json. 66 where files are missing, 65
+/// where they do not fit together or the family is unknown.
 CheckpointPtr open_checkpoint(const std::filesystem::path& folder);
 
 }  // namespace frameshard

@@ -1,12 +1,13 @@
-// The parts of a video model, each single-device code. A family implements them; the pipeline knows these alone.
+// The parts of a video model, each single-device code. A family implements them; the pipeline knows these
+// alone.
 #pragma once
-
-#include <ATen/ATen.h>
 
 #include <functional>
 #include <memory>
 #include <string>
 #include <vector>
+
+#include <ATen/ATen.h>
 
 #include "parallel/sequence.h"
 
@@ -30,7 +31,8 @@ class Denoiser {
   virtual at::ScalarType dtype() const = 0;
   /// Text embedding [B, T, text_dim] -> keys and values of every cross-attention.
   virtual TextContext prepare(const at::Tensor& text) const = 0;
-  /// latents [B, C, F, h, w], timestep [B] -> prediction of the same shape, the same on every rank of the sequence.
+  /// latents [B, C, F, h, w], timestep [B] -> prediction of the same shape, the same on every rank of the
+  /// sequence.
   virtual at::Tensor predict(const at::Tensor& latents, const at::Tensor& timestep, const TextContext& text,
                              const ParallelSequence& sequence) const = 0;
   /// Tokens of one latent video [C, F, h, w].
@@ -42,9 +44,10 @@ class Denoiser {
 class Vae {
  public:
   virtual ~Vae() = default;
-  /// Final latents [1, C, F, h, w] as the scheduler leaves them -> frames in [-1, 1], handed to `sink` as they come:
-  /// [1, 3, n, H, W] each time, in order.
-  virtual void decode(const at::Tensor& latents, const std::function<void(const at::Tensor& frames)>& sink) const = 0;
+  /// Final latents [1, C, F, h, w] as the scheduler leaves them -> frames in [-1, 1], handed to `sink` as
+  /// they come: [1, 3, n, H, W] each time, in order.
+  virtual void decode(const at::Tensor& latents,
+                      const std::function<void(const at::Tensor& frames)>& sink) const = 0;
   /// Frames [B, 3, 4k+1, H, W] in [-1, 1] -> mean and log variance of the latents, [B, 2C, k+1, h, w], before
   /// normalisation.
   virtual at::Tensor encode(const at::Tensor& frames) const = 0;

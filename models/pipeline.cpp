@@ -13,11 +13,13 @@ namespace frameshard {
 namespace {
 
 // [1, T, width] from the first rank to all; `mine` is undefined on the others.
-at::Tensor broadcast_embedding(const at::Tensor& mine, int64_t tokens, at::ScalarType dtype, Communicator& replica) {
+at::Tensor broadcast_embedding(const at::Tensor& mine, int64_t tokens, at::ScalarType dtype,
+                               Communicator& replica) {
   at::Tensor width = at::full({1}, mine.defined() ? mine.size(-1) : 0, at::kLong);
   replica.broadcast(width, 0);
-  at::Tensor embedding = mine.defined() ? mine.contiguous()
-                                        : at::empty({1, tokens, width.item<int64_t>()}, at::TensorOptions().dtype(dtype));
+  at::Tensor embedding =
+      mine.defined() ? mine.contiguous()
+                     : at::empty({1, tokens, width.item<int64_t>()}, at::TensorOptions().dtype(dtype));
   replica.broadcast(embedding, 0);
   return embedding;
 }
@@ -25,7 +27,8 @@ at::Tensor broadcast_embedding(const at::Tensor& mine, int64_t tokens, at::Scala
 }  // namespace
 
 std::vector<Conditioning> encode_texts(const Checkpoint& checkpoint, std::span<const RequestConfig> requests,
-                                       at::ScalarType dtype, const at::Device& device, Communicator& replica) {
+                                       at::ScalarType dtype, const at::Device& device,
+                                       Communicator& replica) {
   set_phase("text");
   std::unique_ptr<TextEncoder> encoder;
   if (replica.rank() == 0) encoder = checkpoint.load_text_encoder(dtype, device);
@@ -77,8 +80,8 @@ at::Tensor DenoiseLoop::run(const RequestConfig& request, const Conditioning& te
     });
     latents = schedule.step(prediction, i, latents);
     if (!at::isfinite(latents).all().item<bool>()) {
-      fail(ExitCode::not_finite, "step {} of {} made a NaN or Inf in the latents; try model.dtype=float32", i + 1,
-           schedule.steps());
+      fail(ExitCode::not_finite, "step {} of {} made a NaN or Inf in the latents; try model.dtype=float32",
+           i + 1, schedule.steps());
     }
     on_step(i);
   }

@@ -20,7 +20,8 @@ constexpr Family families[] = {
 
 CheckpointPtr open_checkpoint(const std::filesystem::path& folder) {
   if (!std::filesystem::is_directory(folder)) {
-    fail(ExitCode::missing_file, "model.path {}: no such folder; give the folder of a diffusers checkpoint", folder.string());
+    fail(ExitCode::missing_file, "model.path {}: no such folder; give the folder of a diffusers checkpoint",
+         folder.string());
   }
   const auto file = folder / "model_index.json";
   const auto name = JsonReader(file).get<std::string>("_class_name");

@@ -34,7 +34,9 @@ void WeightList::add_float32(const std::string& name, std::vector<int64_t> shape
   slots_.back().keep_float32 = true;
 }
 
-void WeightList::add_alias(const std::string& alias) { slots_.back().aliases.push_back(alias); }
+void WeightList::add_alias(const std::string& alias) {
+  slots_.back().aliases.push_back(alias);
+}
 
 void WeightList::add_layer(const std::string& name, std::vector<int64_t> weight_shape, Linear& target,
                            bool keep_float32) {
@@ -67,8 +69,8 @@ void check_weights(const WeightList& list, const WeightFiles& files, const std::
     if (!entry) {
       problems.push_back(fmt::format("missing: {} {}", slot.name, format_shape(slot.shape)));
     } else if (entry->shape != slot.shape) {
-      problems.push_back(
-          fmt::format("wrong shape: {}: got {}, wanted {}", slot.name, format_shape(entry->shape), format_shape(slot.shape)));
+      problems.push_back(fmt::format("wrong shape: {}: got {}, wanted {}", slot.name,
+                                     format_shape(entry->shape), format_shape(slot.shape)));
     }
   }
   for (const auto& [name, entry] : files.tensors()) {
@@ -81,7 +83,8 @@ void check_weights(const WeightList& list, const WeightFiles& files, const std::
        files.files().front().parent_path().string(), component, shortened(problems));
 }
 
-void load_weights(const WeightList& list, const WeightFiles& files, at::ScalarType dtype, const at::Device& device) {
+void load_weights(const WeightList& list, const WeightFiles& files, at::ScalarType dtype,
+                  const at::Device& device) {
   for (const WeightSlot& slot : list.slots()) {
     const TensorEntry* entry = find(slot, files);
     require(entry != nullptr, "weight {} was not checked", slot.name);

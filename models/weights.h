@@ -1,10 +1,11 @@
-// One list a model of its weights: the same list checks a checkpoint, counts its bytes, loads it, and makes random ones.
+// One list a model of its weights: the same list checks a checkpoint, counts its bytes, loads it, and makes
+// random ones.
 #pragma once
-
-#include <ATen/ATen.h>
 
 #include <string>
 #include <vector>
+
+#include <ATen/ATen.h>
 
 #include "core/io/safetensors.h"
 
@@ -30,7 +31,8 @@ class WeightList {
   void add_float32(const std::string& name, std::vector<int64_t> shape, at::Tensor& target);
   void add_alias(const std::string& alias);  ///< of the weight added last
   /// `name`.weight [out, in, kernel…] and `name`.bias [out].
-  void add_layer(const std::string& name, std::vector<int64_t> weight_shape, Linear& target, bool keep_float32 = false);
+  void add_layer(const std::string& name, std::vector<int64_t> weight_shape, Linear& target,
+                 bool keep_float32 = false);
   /// Names in a file that end so are no weights of ours, and not an error either.
   void ignore_suffix(const std::string& suffix) { ignored_.push_back(suffix); }
 
@@ -44,11 +46,12 @@ class WeightList {
   std::vector<std::string> ignored_;
 };
 
-/// Compares names and shapes with a checkpoint's headers; 65 with at most 10 names that are missing, extra or of another
-/// shape. Reads no tensor.
+/// Compares names and shapes with a checkpoint's headers; 65 with at most 10 names that are missing, extra or
+/// of another shape. Reads no tensor.
 void check_weights(const WeightList& list, const WeightFiles& files, const std::string& component);
 
 /// Allocates every weight in its final dtype and device, and reads it there.
-void load_weights(const WeightList& list, const WeightFiles& files, at::ScalarType dtype, const at::Device& device);
+void load_weights(const WeightList& list, const WeightFiles& files, at::ScalarType dtype,
+                  const at::Device& device);
 
 }  // namespace frameshard

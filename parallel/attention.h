@@ -1,10 +1,11 @@
-// Self-attention over a sequence that is divided over ranks. A model calls one function; the strategy is chosen outside.
+// Self-attention over a sequence that is divided over ranks. A model calls one function; the strategy is
+// chosen outside.
 #pragma once
-
-#include <ATen/ATen.h>
 
 #include <memory>
 #include <utility>
+
+#include <ATen/ATen.h>
 
 #include "parallel/comm/communicator.h"
 #include "parallel/partition.h"
@@ -38,17 +39,19 @@ class AttentionParallel {
  public:
   virtual ~AttentionParallel() = default;
   /// This rank's tokens in, this rank's tokens out: [B, S_mine, H, D]. Differentiable.
-  virtual at::Tensor self_attention(const Qkv& mine, const Partition& tokens, const AttentionKernel& kernel) const = 0;
+  virtual at::Tensor self_attention(const Qkv& mine, const Partition& tokens,
+                                    const AttentionKernel& kernel) const = 0;
 };
 using AttentionPtr = std::unique_ptr<AttentionParallel>;
 
 /// One rank, all tokens.
 AttentionPtr make_local_attention();
-/// From pieces of the sequence to pieces of the heads and back, by all-to-all (https://arxiv.org/abs/2309.14509), for any
-/// number of tokens and heads. `inner` attends over the whole sequence: local, or a ring between groups like this one, of
-/// which this is number `group_index`.
+/// From pieces of the sequence to pieces of the heads and back, by all-to-all
+/// (https://arxiv.org/abs/2309.14509), for any number of tokens and heads. `inner` attends over the whole
+/// sequence: local, or a ring between groups like this one, of which this is number `group_index`.
 AttentionPtr make_ulysses_attention(Communicator& group, AttentionPtr inner, int group_index);
-/// Keys and values travel round the ring while each rank keeps its queries (https://arxiv.org/abs/2310.01889).
+/// Keys and values travel round the ring while each rank keeps its queries
+/// (https://arxiv.org/abs/2310.01889).
 AttentionPtr make_ring_attention(Communicator& group);
 
 }  // namespace frameshard

@@ -12,6 +12,8 @@ class LocalAttention final : public AttentionParallel {
 
 }  // namespace
 
-AttentionPtr make_local_attention() { return std::make_unique<LocalAttention>(); }
+AttentionPtr make_local_attention() {
+  return std::make_unique<LocalAttention>();
+}
 
 }  // namespace frameshard

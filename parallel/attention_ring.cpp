@@ -1,6 +1,6 @@
-#include <torch/csrc/autograd/custom_function.h>
-
 #include <limits>
+
+#include <torch/csrc/autograd/custom_function.h>
 
 #include "parallel/attention.h"
 
@@ -22,7 +22,9 @@ at::Tensor pass_on(Communicator& group, const at::Tensor& mine, at::IntArrayRef 
 }
 
 // The rank whose block is here after `step` hops.
-int source_of(const Communicator& group, int step) { return (group.rank() - step + group.size()) % group.size(); }
+int source_of(const Communicator& group, int step) {
+  return (group.rank() - step + group.size()) % group.size();
+}
 
 std::vector<int64_t> block_shape(at::IntArrayRef stacked, int64_t tokens) {
   return {stacked[0], stacked[1], tokens, stacked[3], stacked[4]};  // [2, B, S_block, H, D]
@@ -33,7 +35,8 @@ class OnlineSoftmax {
  public:
   explicit OnlineSoftmax(const at::Tensor& q)
       : output_(at::zeros_like(q, q.options().dtype(at::kFloat))),
-        sums_(at::full({q.size(0), q.size(2), q.size(1)}, -std::numeric_limits<float>::infinity(), output_.options())) {}
+        sums_(at::full({q.size(0), q.size(2), q.size(1)}, -std::numeric_limits<float>::infinity(),
+                       output_.options())) {}
 
   void add(const at::Tensor& output, const at::Tensor& sums) {
     const at::Tensor total = at::logaddexp(sums_, sums);
@@ -49,13 +52,15 @@ class OnlineSoftmax {
 };
 
 struct Ring : Function<Ring> {
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                            const Partition& tokens, Communicator* group, const AttentionKernel* kernel) {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& q, const at::Tensor& k,
+                            const at::Tensor& v, const Partition& tokens, Communicator* group,
+                            const AttentionKernel* kernel) {
     const at::Tensor mine = at::stack({k, v});
     at::Tensor block = mine;
     OnlineSoftmax softmax(q);
     for (int step = 0; step < group->size(); ++step) {
-      if (step > 0) block = pass_on(*group, block, block_shape(mine.sizes(), tokens.size(source_of(*group, step))));
+      if (step > 0)
+        block = pass_on(*group, block, block_shape(mine.sizes(), tokens.size(source_of(*group, step))));
       if (block.numel() == 0 || q.numel() == 0) continue;
       const auto [output, sums] = kernel->attend_with_sums(q, block[0], block[1]);
       softmax.add(output, sums);
@@ -96,7 +101,8 @@ class RingAttention final : public AttentionParallel {
  public:
   explicit RingAttention(Communicator& group) : group_(group) {}
 
-  at::Tensor self_attention(const Qkv& mine, const Partition& tokens, const AttentionKernel& kernel) const override {
+  at::Tensor self_attention(const Qkv& mine, const Partition& tokens,
+                            const AttentionKernel& kernel) const override {
     return Ring::apply(mine.q, mine.k, mine.v, tokens, &group_, &kernel);
   }
 
@@ -106,6 +112,8 @@ class RingAttention final : public AttentionParallel {
 
 }  // namespace
 
-AttentionPtr make_ring_attention(Communicator& group) { return std::make_unique<RingAttention>(group); }
+AttentionPtr make_ring_attention(Communicator& group) {
+  return std::make_unique<RingAttention>(group);
+}
 
 }  // namespace frameshard

@@ -9,7 +9,8 @@ class UlyssesAttention final : public AttentionParallel {
   UlyssesAttention(Communicator& group, AttentionPtr inner, int group_index)
       : group_(group), inner_(std::move(inner)), group_index_(group_index) {}
 
-  at::Tensor self_attention(const Qkv& mine, const Partition& tokens, const AttentionKernel& kernel) const override {
+  at::Tensor self_attention(const Qkv& mine, const Partition& tokens,
+                            const AttentionKernel& kernel) const override {
     const Partition rings = tokens.merged(group_.size());
     const Partition here = tokens.slice(group_index_ * group_.size(), group_.size());
     const Partition heads = Partition::even(mine.q.size(2), group_.size());

@@ -12,8 +12,9 @@ using torch::autograd::Function;
 using torch::autograd::variable_list;
 
 Counts counts_along(const at::Tensor& piece, int64_t dim, const Partition& pieces, int me) {
-  require(piece.size(dim) == pieces.size(me), "a piece of {} along dim {} where the partition gives rank {} {}",
-          piece.size(dim), dim, me, pieces.size(me));
+  require(piece.size(dim) == pieces.size(me),
+          "a piece of {} along dim {} where the partition gives rank {} {}", piece.size(dim), dim, me,
+          pieces.size(me));
   int64_t others = 1;
   for (int64_t d = 0; d < piece.dim(); ++d) others *= d == dim ? 1 : piece.size(d);
   Counts counts;
@@ -33,7 +34,8 @@ at::Tensor join(const at::Tensor& flat, const Counts& counts, at::IntArrayRef sh
   std::vector<at::Tensor> parts;
   const auto offsets = offsets_of(counts);
   for (int i = 0; i < pieces.parts(); ++i) {
-    parts.push_back(flat.narrow(0, offsets[size_t(i)], counts[size_t(i)]).view(with_size(shape, dim, pieces.size(i))));
+    parts.push_back(
+        flat.narrow(0, offsets[size_t(i)], counts[size_t(i)]).view(with_size(shape, dim, pieces.size(i))));
   }
   return at::cat(parts, dim);
 }
@@ -48,8 +50,8 @@ at::Tensor cut(const at::Tensor& whole, int64_t dim, const Partition& pieces) {
 }
 
 at::Tensor take_piece(const at::Tensor& whole, int64_t dim, const Partition& pieces, int me) {
-  require(whole.size(dim) == pieces.total(), "{} along dim {} where the partition has {}", whole.size(dim), dim,
-          pieces.total());
+  require(whole.size(dim) == pieces.total(), "{} along dim {} where the partition has {}", whole.size(dim),
+          dim, pieces.total());
   return whole.narrow(dim, pieces.begin(me), pieces.size(me));
 }
 
@@ -61,7 +63,8 @@ at::Tensor gather_pieces(const at::Tensor& piece, int64_t dim, const Partition& 
 
 at::Tensor scatter_sum(const at::Tensor& whole, int64_t dim, const Partition& pieces, Communicator& comm) {
   const auto shape = with_size(whole.sizes(), dim, pieces.size(comm.rank()));
-  const Counts counts = counts_along(at::empty(shape, whole.options().device(at::kMeta)), dim, pieces, comm.rank());
+  const Counts counts =
+      counts_along(at::empty(shape, whole.options().device(at::kMeta)), dim, pieces, comm.rank());
   return comm.reduce_scatter(cut(whole, dim, pieces), counts).view(shape);
 }
 
@@ -96,8 +99,8 @@ Partition saved_partition(AutogradContext* context, const char* name) {
 }
 
 struct Shard : Function<Shard> {
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& whole, int64_t dim, const Partition& pieces,
-                            Communicator* comm, bool make_whole) {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& whole, int64_t dim,
+                            const Partition& pieces, Communicator* comm, bool make_whole) {
     save(context, *comm);
     context->saved_data["dim"] = dim;
     context->saved_data["pieces"] = pieces.sizes();
@@ -120,8 +123,8 @@ struct Shard : Function<Shard> {
 };
 
 struct Unshard : Function<Unshard> {
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& piece, int64_t dim, const Partition& pieces,
-                            Communicator* comm, bool add_gradients) {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& piece, int64_t dim,
+                            const Partition& pieces, Communicator* comm, bool add_gradients) {
     save(context, *comm);
     context->saved_data["dim"] = dim;
     context->saved_data["pieces"] = pieces.sizes();
@@ -140,8 +143,8 @@ struct Unshard : Function<Unshard> {
 };
 
 struct Redistribute : Function<Redistribute> {
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& piece, int64_t from_dim, const Partition& from,
-                            int64_t to_dim, const Partition& to, Communicator* comm) {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& piece, int64_t from_dim,
+                            const Partition& from, int64_t to_dim, const Partition& to, Communicator* comm) {
     save(context, *comm);
     context->saved_data["from_dim"] = from_dim;
     context->saved_data["to_dim"] = to_dim;
@@ -150,15 +153,21 @@ struct Redistribute : Function<Redistribute> {
     return exchange_pieces(piece, from_dim, from, to_dim, to, *comm);
   }
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
-    const int64_t from_dim = context->saved_data["from_dim"].toInt(), to_dim = context->saved_data["to_dim"].toInt();
+    const int64_t from_dim = context->saved_data["from_dim"].toInt(),
+                  to_dim = context->saved_data["to_dim"].toInt();
     return {exchange_pieces(gradients[0], to_dim, saved_partition(context, "to"), from_dim,
                             saved_partition(context, "from"), saved_comm(context)),
-            {}, {}, {}, {}, {}};
+            {},
+            {},
+            {},
+            {},
+            {}};
   }
 };
 
 struct Sum : Function<Sum> {
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& mine, Communicator* comm, bool add_gradients) {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& mine, Communicator* comm,
+                            bool add_gradients) {
     save(context, *comm);
     context->saved_data["add_gradients"] = add_gradients;
     at::Tensor total = mine.contiguous().clone();
@@ -177,7 +186,8 @@ struct Sum : Function<Sum> {
 
 }  // namespace
 
-at::Tensor shard(const at::Tensor& whole, int64_t dim, const Partition& pieces, Communicator& comm, Upstream upstream) {
+at::Tensor shard(const at::Tensor& whole, int64_t dim, const Partition& pieces, Communicator& comm,
+                 Upstream upstream) {
   if (comm.size() == 1) return whole;
   return Shard::apply(whole, dim, pieces, &comm, upstream == Upstream::replicated);
 }

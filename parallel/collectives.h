@@ -10,7 +10,8 @@ namespace frameshard {
 
 /// Whose loss a whole (gathered or summed) tensor flows into.
 enum class Downstream {
-  replicated,  ///< every rank computes the same loss from it: its gradient is the same on all, and counts once
+  replicated,  ///< every rank computes the same loss from it: its gradient is the same on all, and counts
+               ///< once
   partial,     ///< each rank computes its own share of a sum of losses: its gradients add up
 };
 /// What the gradient of a whole tensor is, on each rank, when every rank goes on with its own piece of it.
@@ -27,8 +28,8 @@ at::Tensor shard(const at::Tensor& whole, int64_t dim, const Partition& pieces, 
 at::Tensor unshard(const at::Tensor& piece, int64_t dim, const Partition& pieces, Communicator& comm,
                    Downstream downstream);
 
-/// From pieces of `from_dim` (whole along `to_dim`) to pieces of `to_dim` (whole along `from_dim`), by one all-to-all.
-/// Sizes need not divide; a piece may be empty. The gradient travels the same way back.
+/// From pieces of `from_dim` (whole along `to_dim`) to pieces of `to_dim` (whole along `from_dim`), by one
+/// all-to-all. Sizes need not divide; a piece may be empty. The gradient travels the same way back.
 at::Tensor redistribute(const at::Tensor& piece, int64_t from_dim, const Partition& from, int64_t to_dim,
                         const Partition& to, Communicator& comm);
 

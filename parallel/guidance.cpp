@@ -8,9 +8,10 @@ at::Tensor combine(const at::Tensor& cond, const at::Tensor& uncond, double scal
   return uncond + scale * (cond - uncond);
 }
 
-GuidanceCombiner::GuidanceCombiner(Communicator& cfg, double guidance_scale) : cfg_(cfg), scale_(guidance_scale) {
-  require(cfg.size() == 1 || (cfg.size() == 2 && guided()), "a CFG group of {} ranks at guidance scale {}", cfg.size(),
-          guidance_scale);
+GuidanceCombiner::GuidanceCombiner(Communicator& cfg, double guidance_scale)
+    : cfg_(cfg), scale_(guidance_scale) {
+  require(cfg.size() == 1 || (cfg.size() == 2 && guided()), "a CFG group of {} ranks at guidance scale {}",
+          cfg.size(), guidance_scale);
 }
 
 std::vector<Branch> GuidanceCombiner::mine() const {

@@ -1,9 +1,9 @@
 // Classifier-free guidance (https://arxiv.org/abs/2207.12598) over the CFG group.
 #pragma once
 
-#include <ATen/ATen.h>
-
 #include <functional>
+
+#include <ATen/ATen.h>
 
 #include "parallel/comm/communicator.h"
 
@@ -17,7 +17,8 @@ enum class Branch { cond = 0, uncond = 1 };
 /// Deals the guidance branches to the ranks of a CFG group and puts the results together on all of them.
 class GuidanceCombiner {
  public:
-  /// guidance_scale <= 1 turns guidance off: the conditional branch alone is computed. The group has 1 or 2 ranks.
+  /// guidance_scale <= 1 turns guidance off: the conditional branch alone is computed. The group has 1 or 2
+  /// ranks.
   GuidanceCombiner(Communicator& cfg, double guidance_scale);
 
   bool guided() const { return scale_ > 1; }

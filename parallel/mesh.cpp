@@ -7,8 +7,8 @@ namespace {
 
 struct Axis {
   const char* name;
-  int Coord::* position;
-  int MeshShape::* size;
+  int Coord::*position;
+  int MeshShape::*size;
 };
 constexpr Axis axes[] = {{"dp", &Coord::dp, &MeshShape::dp},
                          {"cfg", &Coord::cfg, &MeshShape::cfg},
@@ -20,7 +20,9 @@ Coord coord_of(int rank, MeshShape shape) {
   return {.dp = rank / (shape.cp * shape.cfg), .cfg = rank / shape.cp % shape.cfg, .cp = rank % shape.cp};
 }
 
-int rank_of(Coord coord, MeshShape shape) { return (coord.dp * shape.cfg + coord.cfg) * shape.cp + coord.cp; }
+int rank_of(Coord coord, MeshShape shape) {
+  return (coord.dp * shape.cfg + coord.cfg) * shape.cp + coord.cp;
+}
 
 std::vector<int> group_ranks(int rank, MeshShape shape, const std::string& axis_name) {
   for (const Axis& axis : axes) {
@@ -42,13 +44,15 @@ std::string group_name(const std::string& axis, const std::vector<int>& ranks) {
 
 ProcessMesh::ProcessMesh(Communicator& world, MeshShape shape, const GroupMaker& make_group)
     : shape_(shape), coord_(coord_of(world.rank(), shape)) {
-  require(world.size() == shape.ranks(), "a mesh of {} x {} x {} over {} ranks", shape.dp, shape.cfg, shape.cp,
-          world.size());
+  require(world.size() == shape.ranks(), "a mesh of {} x {} x {} over {} ranks", shape.dp, shape.cfg,
+          shape.cp, world.size());
   auto split = [&](const std::string& axis) {
     const std::vector<int> ranks = group_ranks(world.rank(), shape, axis);
     return world.split(/*color=*/ranks.front(), /*key=*/world.rank(), group_name(axis, ranks));
   };
-  auto device_group = [&](CommPtr group) { return group->size() > 1 ? make_group(std::move(group)) : std::move(group); };
+  auto device_group = [&](CommPtr group) {
+    return group->size() > 1 ? make_group(std::move(group)) : std::move(group);
+  };
   dp_ = split("dp");
   cfg_ = device_group(split("cfg"));
   cp_ = device_group(split("cp"));

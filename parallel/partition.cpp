@@ -17,7 +17,9 @@ Partition::Partition(std::vector<int64_t> sizes) : sizes_(std::move(sizes)) {
   }
 }
 
-Partition Partition::of_sizes(std::vector<int64_t> sizes) { return Partition(std::move(sizes)); }
+Partition Partition::of_sizes(std::vector<int64_t> sizes) {
+  return Partition(std::move(sizes));
+}
 
 Partition Partition::even(int64_t total, int parts) {
   require(total >= 0 && parts >= 1, "cannot divide {} into {} parts", total, parts);
@@ -44,10 +46,13 @@ Partition Partition::weighted(int64_t total, std::span<const double> speeds) {
   return Partition(std::move(sizes));
 }
 
-int64_t Partition::largest() const { return *std::max_element(sizes_.begin(), sizes_.end()); }
+int64_t Partition::largest() const {
+  return *std::max_element(sizes_.begin(), sizes_.end());
+}
 
 Partition Partition::merged(int group_size) const {
-  require(group_size >= 1 && parts() % group_size == 0, "{} parts do not make groups of {}", parts(), group_size);
+  require(group_size >= 1 && parts() % group_size == 0, "{} parts do not make groups of {}", parts(),
+          group_size);
   std::vector<int64_t> sizes;
   for (int i = 0; i < parts(); i += group_size) {
     sizes.push_back(std::accumulate(sizes_.begin() + i, sizes_.begin() + i + group_size, int64_t{0}));

@@ -1,5 +1,6 @@
-// Every derived number of a run, computed before any device is touched and from plain numbers alone: the sizes of the
-// mesh, what each rank holds, what is moved, and what that should gain. `frameshard plan` prints it on a laptop.
+// Every derived number of a run, computed before any device is touched and from plain numbers alone: the
+// sizes of the mesh, what each rank holds, what is moved, and what that should gain. `frameshard plan` prints
+// it on a laptop.
 #pragma once
 
 #include <string>
@@ -46,9 +47,9 @@ TokenGrid token_grid(const RequestConfig& request, const ModelFacts& model);
 /// Estimates for the rank that has most to do; bytes and floating-point operations.
 struct RankCosts {
   int64_t text_bytes = 0, denoise_bytes = 0, decode_bytes = 0;  ///< memory of each phase, weights included
-  int64_t peak_bytes = 0;                                       ///< the largest of them, and the process itself
-  int64_t moved_bytes = 0;                                      ///< sent by a rank in one denoising step
-  double operations = 0;                                        ///< of one denoising step
+  int64_t peak_bytes = 0;   ///< the largest of them, and the process itself
+  int64_t moved_bytes = 0;  ///< sent by a rank in one denoising step
+  double operations = 0;    ///< of one denoising step
 };
 
 struct RunPlan {

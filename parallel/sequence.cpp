@@ -4,7 +4,9 @@
 
 namespace frameshard {
 
-at::Tensor ParallelSequence::enter(const at::Tensor& whole) const { return shard(whole, 1, tokens_, cp_); }
+at::Tensor ParallelSequence::enter(const at::Tensor& whole) const {
+  return shard(whole, 1, tokens_, cp_);
+}
 
 at::Tensor ParallelSequence::leave(const at::Tensor& mine) const {
   return unshard(mine, 1, tokens_, cp_, Downstream::replicated);

@@ -6,7 +6,8 @@
 
 namespace frameshard {
 
-/// One request's token sequence, divided over the context-parallel group. For a group of one every call is free.
+/// One request's token sequence, divided over the context-parallel group. For a group of one every call is
+/// free.
 class ParallelSequence {
  public:
   ParallelSequence(Communicator& cp, const AttentionParallel& attention, Partition tokens)

@@ -5,8 +5,8 @@
 namespace frameshard {
 
 AttentionStrategy::AttentionStrategy(Communicator& cp, AttentionShape shape) {
-  require(shape.ulysses * shape.ring == cp.size(), "ulysses {} x ring {} on {} ranks", shape.ulysses, shape.ring,
-          cp.size());
+  require(shape.ulysses * shape.ring == cp.size(), "ulysses {} x ring {} on {} ranks", shape.ulysses,
+          shape.ring, cp.size());
   const int group_index = cp.rank() / shape.ulysses, place = cp.rank() % shape.ulysses;
   Communicator* ulysses = &cp;
   Communicator* ring = &cp;
@@ -16,7 +16,8 @@ AttentionStrategy::AttentionStrategy(Communicator& cp, AttentionShape shape) {
     ulysses = ulysses_.get(), ring = ring_.get();
   }
   AttentionPtr inner = shape.ring > 1 ? make_ring_attention(*ring) : make_local_attention();
-  attention_ = shape.ulysses > 1 ? make_ulysses_attention(*ulysses, std::move(inner), group_index) : std::move(inner);
+  attention_ =
+      shape.ulysses > 1 ? make_ulysses_attention(*ulysses, std::move(inner), group_index) : std::move(inner);
 }
 
 int64_t AttentionStrategy::bytes_sent() const {

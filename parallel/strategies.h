@@ -5,7 +5,8 @@
 
 namespace frameshard {
 
-/// ulysses x ring = the group's size. Ulysses takes the neighbouring ranks, the ring goes between such groups.
+/// ulysses x ring = the group's size. Ulysses takes the neighbouring ranks, the ring goes between such
+/// groups.
 struct AttentionShape {
   int ulysses = 1, ring = 1;
 };

@@ -12,7 +12,8 @@ namespace frameshard {
 namespace {
 
 void check(cudaError_t status, const char* what) {
-  if (status != cudaSuccess) fail(ExitCode::internal, "CUDA: {} failed: {}", what, cudaGetErrorString(status));
+  if (status != cudaSuccess)
+    fail(ExitCode::internal, "CUDA: {} failed: {}", what, cudaGetErrorString(status));
 }
 
 int device_count() {
@@ -20,7 +21,9 @@ int device_count() {
   return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
 }
 
-void set_device(int device) { check(cudaSetDevice(device), "choosing a device"); }
+void set_device(int device) {
+  check(cudaSetDevice(device), "choosing a device");
+}
 
 void synchronize(int device) {
   const int before = c10::cuda::current_device();
@@ -44,9 +47,13 @@ int64_t peak_allocated(int device) {
   return stats.allocated_bytes[size_t(StatType::AGGREGATE)].peak;
 }
 
-void reset_peak(int device) { c10::cuda::CUDACachingAllocator::resetPeakStats(c10::DeviceIndex(device)); }
+void reset_peak(int device) {
+  c10::cuda::CUDACachingAllocator::resetPeakStats(c10::DeviceIndex(device));
+}
 
-void empty_cache() { c10::cuda::CUDACachingAllocator::emptyCache(); }
+void empty_cache() {
+  c10::cuda::CUDACachingAllocator::emptyCache();
+}
 
 std::string device_name(int device) {
   cudaDeviceProp properties{};
@@ -58,13 +65,14 @@ std::string versions() {
   int runtime = 0, nccl = 0;
   cudaRuntimeGetVersion(&runtime);
   ncclGetVersion(&nccl);
-  return fmt::format("CUDA {}.{}, NCCL {}.{}.{}", runtime / 1000, runtime % 1000 / 10, nccl / 10000, nccl % 10000 / 100,
-                     nccl % 100);
+  return fmt::format("CUDA {}.{}, NCCL {}.{}.{}", runtime / 1000, runtime % 1000 / 10, nccl / 10000,
+                     nccl % 10000 / 100, nccl % 100);
 }
 
 }  // namespace
 
 extern "C" __attribute__((visibility("default"))) const CudaFunctions frameshard_cuda_functions = {
-    device_count, set_device, synchronize, memory, peak_allocated, reset_peak, empty_cache, device_name, versions};
+    device_count, set_device,  synchronize, memory,  peak_allocated,
+    reset_peak,   empty_cache, device_name, versions};
 
 }  // namespace frameshard

@@ -10,8 +10,8 @@ void make_output_directory(const fs::path& directory) {
   std::error_code error;
   fs::create_directories(directory, error);
   if (error) {
-    fail(ExitCode::io, "{}: the output directory cannot be made: {}; set output.directory", directory.string(),
-         error.message());
+    fail(ExitCode::io, "{}: the output directory cannot be made: {}; set output.directory",
+         directory.string(), error.message());
   }
 }
 

@@ -9,8 +9,8 @@ namespace frameshard {
 /// Makes a directory and those above it; 74 where it cannot.
 void make_output_directory(const std::filesystem::path& directory);
 
-/// Makes the directory, removes what a killed run left half-written in it, and proves that files can be made there,
-/// before any work is done. 74 where it cannot be.
+/// Makes the directory, removes what a killed run left half-written in it, and proves that files can be made
+/// there, before any work is done. 74 where it cannot be.
 void prepare_output_directory(const std::filesystem::path& directory);
 
 /// True where a complete output is there: a finished run writes its video last.

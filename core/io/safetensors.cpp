@@ -1,9 +1,9 @@
 #include "core/io/safetensors.h"
 
+#include <set>
+
 #include <fcntl.h>
 #include <unistd.h>
-
-#include <set>
 
 #include "core/error.h"
 #include "core/io/json_file.h"
@@ -18,7 +18,8 @@ constexpr uint64_t buffer_bytes = 16 << 20;
 
 class OpenFile {
  public:
-  explicit OpenFile(const fs::path& path) : path_(path), descriptor_(::open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
+  explicit OpenFile(const fs::path& path)
+      : path_(path), descriptor_(::open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
     if (descriptor_ < 0) {
       fail(errno == ENOENT ? ExitCode::missing_file : ExitCode::io, "{}: cannot be opened: {}", path.string(),
            std::strerror(errno));
@@ -34,10 +35,11 @@ class OpenFile {
     while (bytes > 0) {
       const ssize_t got = ::pread(descriptor_, at, bytes, off_t(offset));
       if (got < 0 && errno == EINTR) continue;
-      if (got < 0) fail(ExitCode::io, "{}: reading {} failed: {}", path_.string(), what, std::strerror(errno));
+      if (got < 0)
+        fail(ExitCode::io, "{}: reading {} failed: {}", path_.string(), what, std::strerror(errno));
       if (got == 0) {
-        fail(ExitCode::bad_data, "{}: truncated: {} ends at byte {}, {} bytes early; download it again", path_.string(),
-             what, offset, bytes);
+        fail(ExitCode::bad_data, "{}: truncated: {} ends at byte {}, {} bytes early; download it again",
+             path_.string(), what, offset, bytes);
       }
       at += got, offset += uint64_t(got), bytes -= uint64_t(got);
     }
@@ -48,16 +50,25 @@ class OpenFile {
   int descriptor_;
 };
 
-const std::pair<const char*, at::ScalarType> dtypes[] = {
-    {"F64", at::kDouble}, {"F32", at::kFloat}, {"F16", at::kHalf}, {"BF16", at::kBFloat16},
-    {"I64", at::kLong},   {"I32", at::kInt},   {"I16", at::kShort}, {"I8", at::kChar},
-    {"U8", at::kByte},    {"BOOL", at::kBool}, {"F8_E4M3", at::kFloat8_e4m3fn}, {"F8_E5M2", at::kFloat8_e5m2}};
+const std::pair<const char*, at::ScalarType> dtypes[] = {{"F64", at::kDouble},
+                                                         {"F32", at::kFloat},
+                                                         {"F16", at::kHalf},
+                                                         {"BF16", at::kBFloat16},
+                                                         {"I64", at::kLong},
+                                                         {"I32", at::kInt},
+                                                         {"I16", at::kShort},
+                                                         {"I8", at::kChar},
+                                                         {"U8", at::kByte},
+                                                         {"BOOL", at::kBool},
+                                                         {"F8_E4M3", at::kFloat8_e4m3fn},
+                                                         {"F8_E5M2", at::kFloat8_e5m2}};
 
 // A pickle (bare, or in the zip that torch.save writes) can run any code when loaded.
 void refuse_pickle(const fs::path& file, std::string_view first_bytes) {
   if (first_bytes.starts_with("PK\x03\x04") || first_bytes.starts_with("\x80")) {
     fail(ExitCode::bad_data,
-         "{}: this is a pickle (.pt, .pth, .ckpt, .bin), which can run code when loaded, and is refused; convert it in "
+         "{}: this is a pickle (.pt, .pth, .ckpt, .bin), which can run code when loaded, and is refused; "
+         "convert it in "
          "Python: safetensors.torch.save_file(torch.load(\"{}\", weights_only=True), \"model.safetensors\")",
          file.string(), file.filename().string());
   }
@@ -81,33 +92,39 @@ Json parse_header(const fs::path& file, const std::string& text) {
   } catch (const nlohmann::json::exception& error) {
     fail(ExitCode::bad_data, "{}: corrupt header: {}", file.string(), error.what());
   }
-  if (!duplicate.empty()) fail(ExitCode::bad_data, "{}: corrupt header: two entries \"{}\"", file.string(), duplicate);
+  if (!duplicate.empty())
+    fail(ExitCode::bad_data, "{}: corrupt header: two entries \"{}\"", file.string(), duplicate);
   return header;
 }
 
 std::string read_header(const OpenFile& in, const fs::path& file, uint64_t file_bytes) {
   char first[8] = {};
-  if (file_bytes < 8) fail(ExitCode::bad_data, "{}: truncated: {} bytes are no safetensors file", file.string(), file_bytes);
+  if (file_bytes < 8)
+    fail(ExitCode::bad_data, "{}: truncated: {} bytes are no safetensors file", file.string(), file_bytes);
   in.read(first, 8, 0, "the header's length");
   refuse_pickle(file, {first, 8});
   uint64_t length = 0;
   for (int i = 7; i >= 0; --i) length = length << 8 | uint8_t(first[i]);
   if (length > max_header_bytes || length > file_bytes - 8) {
     fail(ExitCode::bad_data,
-         "{}: corrupt or truncated: the header claims {} bytes at offset 8, the file has {} (and a header at most {})",
+         "{}: corrupt or truncated: the header claims {} bytes at offset 8, the file has {} (and a header at "
+         "most {})",
          file.string(), length, file_bytes, max_header_bytes);
   }
   std::string text(length, '\0');
   in.read(text.data(), length, 8, "the header");
-  if (!text.starts_with('{')) fail(ExitCode::bad_data, "{}: corrupt header: does not start with {{ at offset 8", file.string());
+  if (!text.starts_with('{'))
+    fail(ExitCode::bad_data, "{}: corrupt header: does not start with {{ at offset 8", file.string());
   return text;
 }
 
-uint64_t checked_size(const fs::path& file, const std::string& name, const std::vector<int64_t>& shape, uint64_t each) {
+uint64_t checked_size(const fs::path& file, const std::string& name, const std::vector<int64_t>& shape,
+                      uint64_t each) {
   uint64_t bytes = each;
   for (int64_t extent : shape) {
     if (extent < 0 || __builtin_mul_overflow(bytes, uint64_t(extent), &bytes)) {
-      fail(ExitCode::bad_data, "{}: tensor \"{}\": impossible shape {}", file.string(), name, format_shape(shape));
+      fail(ExitCode::bad_data, "{}: tensor \"{}\": impossible shape {}", file.string(), name,
+           format_shape(shape));
     }
   }
   return bytes;
@@ -118,41 +135,45 @@ TensorEntry parse_entry(const fs::path& file, const std::string& name, const Jso
   TensorEntry entry{.name = name, .dtype = at::kFloat, .shape = {}, .file = 0, .offset = 0, .bytes = 0};
   std::vector<uint64_t> range;
   try {
-    entry.dtype = dtype_from_safetensors(json.at("dtype").get<std::string>(), file.string() + ": tensor \"" + name + "\"");
+    entry.dtype = dtype_from_safetensors(json.at("dtype").get<std::string>(),
+                                         file.string() + ": tensor \"" + name + "\"");
     entry.shape = json.at("shape").get<std::vector<int64_t>>();
     range = json.at("data_offsets").get<std::vector<uint64_t>>();
   } catch (const nlohmann::json::exception& error) {
-    fail(ExitCode::bad_data, "{}: tensor \"{}\": corrupt header entry: {}", file.string(), name, error.what());
+    fail(ExitCode::bad_data, "{}: tensor \"{}\": corrupt header entry: {}", file.string(), name,
+         error.what());
   }
   entry.bytes = checked_size(file, name, entry.shape, c10::elementSize(entry.dtype));
   if (range.size() != 2 || range[1] < range[0] || range[1] - range[0] != entry.bytes) {
-    fail(ExitCode::bad_data, "{}: tensor \"{}\": offsets {} do not hold {} bytes of shape {}", file.string(), name,
-         json.at("data_offsets").dump(), entry.bytes, format_shape(entry.shape));
+    fail(ExitCode::bad_data, "{}: tensor \"{}\": offsets {} do not hold {} bytes of shape {}", file.string(),
+         name, json.at("data_offsets").dump(), entry.bytes, format_shape(entry.shape));
   }
   entry.offset = data_start + range[0];
   if (range[1] > file_bytes - data_start) {
-    fail(ExitCode::bad_data, "{}: truncated: tensor \"{}\" ends at offset {}, the file has {} bytes; download it again",
+    fail(ExitCode::bad_data,
+         "{}: truncated: tensor \"{}\" ends at offset {}, the file has {} bytes; download it again",
          file.string(), name, data_start + range[1], file_bytes);
   }
   return entry;
 }
 
 // Bytes between tensors, or claimed twice, mean that the header was not written for this data.
-void check_no_gaps(const fs::path& file, std::vector<TensorEntry> entries, uint64_t data_start, uint64_t file_bytes) {
-  std::sort(entries.begin(), entries.end(), [](auto& a, auto& b) {
-    return std::pair(a.offset, a.bytes) < std::pair(b.offset, b.bytes);
-  });
+void check_no_gaps(const fs::path& file, std::vector<TensorEntry> entries, uint64_t data_start,
+                   uint64_t file_bytes) {
+  std::sort(entries.begin(), entries.end(),
+            [](auto& a, auto& b) { return std::pair(a.offset, a.bytes) < std::pair(b.offset, b.bytes); });
   uint64_t expected = data_start;
   for (const TensorEntry& entry : entries) {
     if (entry.offset != expected) {
-      fail(ExitCode::bad_data, "{}: corrupt: tensor \"{}\" starts at offset {} where {} was expected ({})", file.string(),
-           entry.name, entry.offset, expected, entry.offset < expected ? "tensors overlap" : "a hole");
+      fail(ExitCode::bad_data, "{}: corrupt: tensor \"{}\" starts at offset {} where {} was expected ({})",
+           file.string(), entry.name, entry.offset, expected,
+           entry.offset < expected ? "tensors overlap" : "a hole");
     }
     expected += entry.bytes;
   }
   if (expected != file_bytes) {
-    fail(ExitCode::bad_data, "{}: corrupt: tensors end at offset {}, the file has {} bytes", file.string(), expected,
-         file_bytes);
+    fail(ExitCode::bad_data, "{}: corrupt: tensors end at offset {}, the file has {} bytes", file.string(),
+         expected, file_bytes);
   }
 }
 
@@ -164,7 +185,9 @@ uint64_t fnv1a(std::string_view text) {
 
 }  // namespace
 
-std::string format_shape(at::IntArrayRef shape) { return fmt::format("[{}]", fmt::join(shape, ", ")); }
+std::string format_shape(at::IntArrayRef shape) {
+  return fmt::format("[{}]", fmt::join(shape, ", "));
+}
 
 at::ScalarType dtype_from_safetensors(const std::string& name, const std::string& context) {
   for (const auto& [known, dtype] : dtypes) {
@@ -217,7 +240,8 @@ void WeightFiles::add_shards(const fs::path& index) {
   std::set<std::string> shards;
   for (const auto& [name, shard] : weight_map) {
     if (fs::path(shard).filename() != shard || shard.empty() || shard == "." || shard == "..") {
-      fail(ExitCode::bad_data, "{}: shard name \"{}\" of \"{}\" must be a plain file name", index.string(), shard, name);
+      fail(ExitCode::bad_data, "{}: shard name \"{}\" of \"{}\" must be a plain file name", index.string(),
+           shard, name);
     }
     shards.insert(shard);
   }
@@ -238,7 +262,8 @@ WeightFiles WeightFiles::open(const fs::path& file) {
 
 WeightFiles WeightFiles::open_component(const fs::path& folder, const std::string& stem) {
   WeightFiles weights;
-  const fs::path single = folder / (stem + ".safetensors"), index = folder / (stem + ".safetensors.index.json");
+  const fs::path single = folder / (stem + ".safetensors"),
+                 index = folder / (stem + ".safetensors.index.json");
   if (fs::exists(single)) {
     weights.add_file(single);
   } else if (fs::exists(index)) {
@@ -248,8 +273,8 @@ WeightFiles WeightFiles::open_component(const fs::path& folder, const std::strin
       const fs::path pickle = folder / (stem + suffix);
       if (fs::exists(pickle)) refuse_pickle(pickle, "\x80");
     }
-    fail(ExitCode::missing_file, "{}: neither {} nor {} is there", folder.string(), single.filename().string(),
-         index.filename().string());
+    fail(ExitCode::missing_file, "{}: neither {} nor {} is there", folder.string(),
+         single.filename().string(), index.filename().string());
   }
   return weights;
 }
@@ -281,6 +306,8 @@ at::Tensor WeightFiles::read(const std::string& name) const {
   return tensor;
 }
 
-std::string WeightFiles::fingerprint() const { return fmt::format("{}", fmt::join(fingerprints_, "\n")); }
+std::string WeightFiles::fingerprint() const {
+  return fmt::format("{}", fmt::join(fingerprints_, "\n"));
+}
 
 }  // namespace frameshard

@@ -1,12 +1,12 @@
 // The safetensors format: https://github.com/huggingface/safetensors#format
 #pragma once
 
-#include <ATen/ATen.h>
-
 #include <filesystem>
 #include <map>
 #include <string>
 #include <vector>
+
+#include <ATen/ATen.h>
 
 namespace frameshard {
 
@@ -21,7 +21,8 @@ struct TensorEntry {
 };
 
 /// The tensors of one component of a checkpoint: a single .safetensors file, or all shards of an index.
-/// Opening reads and checks the headers alone; tensors are read one at a time, straight into their final place.
+/// Opening reads and checks the headers alone; tensors are read one at a time, straight into their final
+/// place.
 class WeightFiles {
  public:
   /// Opens a file, or a folder's `<stem>.safetensors` or `<stem>.safetensors.index.json`.
@@ -33,8 +34,9 @@ class WeightFiles {
   const std::vector<std::filesystem::path>& files() const { return files_; }
   const TensorEntry* find(const std::string& name) const;
 
-  /// Reads a tensor into `destination` (same shape, any dtype and device), through a small buffer where bytes have to
-  /// be converted or moved, so that no second copy of a weight exists. 65 where the file became shorter.
+  /// Reads a tensor into `destination` (same shape, any dtype and device), through a small buffer where bytes
+  /// have to be converted or moved, so that no second copy of a weight exists. 65 where the file became
+  /// shorter.
   void read_into(const TensorEntry& entry, at::Tensor& destination) const;
   /// Reads a tensor as it is stored, onto the CPU.
   at::Tensor read(const std::string& name) const;

@@ -18,7 +18,8 @@ struct PlanOptions {
   std::string device = "auto";
 };
 /// `frameshard plan CONFIG --world N`: prints the plan; makes no tensor.
-int plan_command(const std::string& config, const std::vector<std::string>& overrides, const PlanOptions& options);
+int plan_command(const std::string& config, const std::vector<std::string>& overrides,
+                 const PlanOptions& options);
 
 /// `frameshard devices`
 int devices_command();

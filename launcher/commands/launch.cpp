@@ -1,8 +1,8 @@
-#include <unistd.h>
-
 #include <charconv>
 #include <cstdlib>
 #include <filesystem>
+
+#include <unistd.h>
 
 #include "core/config.h"
 #include "core/cuda_module.h"
@@ -43,7 +43,8 @@ std::string find_program(const std::string& name) {
 // Errors that do not depend on the ranks are found here, once, before anything is started.
 void validate(const std::vector<std::string>& program, int ranks) {
   const Job job = open_job(program[1], {program.begin() + 2, program.end()});
-  const RankPlace place{.local_size = ranks, .under_mpi = true, .cores = std::max(1, allowed_cores() / ranks)};
+  const RankPlace place{
+      .local_size = ranks, .under_mpi = true, .cores = std::max(1, allowed_cores() / ranks)};
   const bool own_gpu = cuda() && ranks <= cuda()->device_count();
   const PlanMachine machine = describe_machine(job, place, ranks, ranks, own_gpu);
   make_plan(job.config, model_facts(job, machine.device), machine);
@@ -54,15 +55,16 @@ void validate(const std::vector<std::string>& program, int ranks) {
 
 int launch_command(const std::string& wanted, const std::vector<std::string>& program) {
   if (program.size() < 2 || program[0] != "run") {
-    fail(ExitCode::usage, "launch needs a command to start: frameshard launch --nproc-per-node 2 run CONFIG [key=value ...]");
+    fail(ExitCode::usage,
+         "launch needs a command to start: frameshard launch --nproc-per-node 2 run CONFIG [key=value ...]");
   }
   const int ranks = rank_count(wanted);
   validate(program, ranks);
 
-  // --oversubscribe: a rank a core is usual here, and Open MPI counts physical cores; --bind-to none: threads are set
-  // by the plan, and Open MPI would bind two ranks to one core each and give them no second thread.
-  std::vector<std::string> command{find_program("mpirun"), "-n", std::to_string(ranks), "--oversubscribe", "--bind-to", "none",
-                                   "--quiet"};
+  // --oversubscribe: a rank a core is usual here, and Open MPI counts physical cores; --bind-to none: threads
+  // are set by the plan, and Open MPI would bind two ranks to one core each and give them no second thread.
+  std::vector<std::string> command{
+      find_program("mpirun"), "-n", std::to_string(ranks), "--oversubscribe", "--bind-to", "none", "--quiet"};
   if (geteuid() == 0) command.push_back("--allow-run-as-root");
   command.push_back(std::filesystem::read_symlink("/proc/self/exe").string());
   command.insert(command.end(), program.begin(), program.end());

@@ -5,7 +5,8 @@
 
 namespace frameshard {
 
-int plan_command(const std::string& config, const std::vector<std::string>& overrides, const PlanOptions& options) {
+int plan_command(const std::string& config, const std::vector<std::string>& overrides,
+                 const PlanOptions& options) {
   const Job job = open_job(config, overrides);
   PlanMachine machine{.world = options.world, .ranks_per_node = options.ranks_per_node};
   machine.device = options.device == "auto" ? device_type(job.config.infer.device) : options.device;

@@ -1,8 +1,8 @@
-#include <unistd.h>
-
 #include <chrono>
 #include <cstdio>
 #include <thread>
+
+#include <unistd.h>
 
 #include "core/cuda_module.h"
 #include "core/device.h"
@@ -52,7 +52,8 @@ int ranks_alone(const Job& job) {
   if (job.config.infer.backend == "threads") return fixed > 1 ? int(fixed) : local_device_count();
   if (fixed > 1) {
     fail(ExitCode::config,
-         "dp*cfg*cp = {} but 1 rank was started; start {} ranks (mpirun -n {} frameshard run ..., or frameshard launch "
+         "dp*cfg*cp = {} but 1 rank was started; start {} ranks (mpirun -n {} frameshard run ..., or "
+         "frameshard launch "
          "--nproc-per-node {} run ...), or set infer.backend=threads",
          fixed, fixed, fixed, fixed);
   }
@@ -68,8 +69,8 @@ Videos generate_or_report(const Job& job, const RunPlan& plan, const RankPlace& 
   } catch (...) {
     const Failure failure = current_failure();
     write_failure_file(job.directory, failure, world.rank(), current_phase());
-    throw RankFailure(failure.code,
-                      failure_line(failure, world.rank(), world.size(), device_text(job, place), current_phase()));
+    throw RankFailure(failure.code, failure_line(failure, world.rank(), world.size(), device_text(job, place),
+                                                 current_phase()));
   }
 }
 
@@ -141,11 +142,13 @@ std::string shared_token(Communicator& world) {
   const FailureClaim claim(job.directory, job.failure_token);
   if (claim.mine()) {
     write_failure_file(job.directory, failure, world.rank(), current_phase());
-    const auto line = failure_line(failure, world.rank(), world.size(), device_text(job, place), current_phase());
+    const auto line =
+        failure_line(failure, world.rank(), world.size(), device_text(job, place), current_phase());
     fmt::print(stderr, "{}\n", line);
     std::fflush(stderr);
   }
-  // Ranks that fail in the same moment must find the claim, and the one that reports must not be killed meanwhile.
+  // Ranks that fail in the same moment must find the claim, and the one that reports must not be killed
+  // meanwhile.
   std::this_thread::sleep_for(std::chrono::milliseconds(claim.mine() ? 200 : 2000));
   if (claim.mine()) claim.release();
   abort_all_ranks(int(failure.code));
@@ -166,10 +169,13 @@ int run_under_mpi(const std::string& config, const std::vector<std::string>& ove
   failure = attempt([&] { check_agreement(job, *world); });
   if (const int code = settle(failure, *world)) return code;
 
-  RankPlace place{.local_rank = mpi.local_rank(), .local_size = mpi.local_size(), .under_mpi = true,
+  RankPlace place{.local_rank = mpi.local_rank(),
+                  .local_size = mpi.local_size(),
+                  .under_mpi = true,
                   .cores = cores_a_rank(*world)};
   // The plan must be the same everywhere: what differs between hosts is settled first.
-  at::Tensor least = at::tensor({int64_t(cuda() && place.local_size <= cuda()->device_count()), int64_t(place.local_size)});
+  at::Tensor least =
+      at::tensor({int64_t(cuda() && place.local_size <= cuda()->device_count()), int64_t(place.local_size)});
   world->all_reduce(least, ReduceOp::min);
   RunPlan plan;
   failure = attempt([&] {

@@ -4,9 +4,13 @@ namespace frameshard {
 namespace {
 
 // ATen's attention takes [B, H, S, D].
-at::Tensor heads_first(const at::Tensor& x) { return x.transpose(1, 2); }
+at::Tensor heads_first(const at::Tensor& x) {
+  return x.transpose(1, 2);
+}
 
-bool is_half(const at::Tensor& x) { return x.scalar_type() == at::kHalf || x.scalar_type() == at::kBFloat16; }
+bool is_half(const at::Tensor& x) {
+  return x.scalar_type() == at::kHalf || x.scalar_type() == at::kBFloat16;
+}
 
 using Outputs = std::pair<at::Tensor, at::Tensor>;
 
@@ -22,9 +26,11 @@ Outputs forward_cuda(const at::Tensor& q, const at::Tensor& k, const at::Tensor&
 }
 
 AttentionKernel::Gradients backward_cuda(const at::Tensor& gradient, const at::Tensor& q, const at::Tensor& k,
-                                         const at::Tensor& v, const at::Tensor& output, const at::Tensor& sums) {
+                                         const at::Tensor& v, const at::Tensor& output,
+                                         const at::Tensor& sums) {
   // The dropout state, unused without dropout.
-  const at::Tensor state = at::zeros({2}, q.options().dtype(at::kLong)), none = at::zeros({}, state.options());
+  const at::Tensor state = at::zeros({2}, q.options().dtype(at::kLong)),
+                   none = at::zeros({}, state.options());
   if (is_half(q)) {
     const auto [dq, dk, dv] = at::_scaled_dot_product_flash_attention_backward(
         gradient, q, k, v, output, sums, {}, {}, q.size(2), k.size(2), 0.0, false, state, none);
@@ -52,10 +58,10 @@ class SdpaKernel final : public AttentionKernel {
     return {heads_first(output), sums};
   }
 
-  Gradients backward(const at::Tensor& output_gradient, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                     const at::Tensor& output, const at::Tensor& sums) const override {
-    const at::Tensor qh = heads_first(q), kh = heads_first(k), vh = heads_first(v), gh = heads_first(output_gradient),
-                     oh = heads_first(output);
+  Gradients backward(const at::Tensor& output_gradient, const at::Tensor& q, const at::Tensor& k,
+                     const at::Tensor& v, const at::Tensor& output, const at::Tensor& sums) const override {
+    const at::Tensor qh = heads_first(q), kh = heads_first(k), vh = heads_first(v),
+                     gh = heads_first(output_gradient), oh = heads_first(output);
     Gradients g;
     if (q.is_cuda()) {
       g = backward_cuda(gh, qh, kh, vh, oh, sums);

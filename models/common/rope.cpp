@@ -14,13 +14,15 @@ at::Tensor axis_angles(int64_t positions, int64_t dim) {
 
 }  // namespace
 
-at::Tensor rope_table(at::IntArrayRef grid, int64_t head_dim, int64_t max_positions, const at::Device& device) {
+at::Tensor rope_table(at::IntArrayRef grid, int64_t head_dim, int64_t max_positions,
+                      const at::Device& device) {
   const int64_t side = 2 * (head_dim / 6);
   const int64_t dims[] = {head_dim - 2 * side, side, side};
   std::vector<at::Tensor> parts;
   for (int axis = 0; axis < 3; ++axis) {
     if (grid[size_t(axis)] > max_positions) {
-      fail(ExitCode::config, "the video has {} positions along an axis; this model knows {} (rope_max_seq_len)",
+      fail(ExitCode::config,
+           "the video has {} positions along an axis; this model knows {} (rope_max_seq_len)",
            grid[size_t(axis)], max_positions);
     }
     std::vector<int64_t> shape{1, 1, 1, dims[axis] / 2};

@@ -13,7 +13,9 @@ std::vector<double> linspace(double first, double last, int64_t count) {
   return values;
 }
 
-double shifted(double sigma, double shift) { return shift * sigma / (1 + (shift - 1) * sigma); }
+double shifted(double sigma, double shift) {
+  return shift * sigma / (1 + (shift - 1) * sigma);
+}
 
 // Levels of n steps in float64, without the end's.
 std::vector<double> grid(const FlowSettings& settings, int64_t steps) {
@@ -29,7 +31,8 @@ std::vector<double> grid(const FlowSettings& settings, int64_t steps) {
     sigmas = linspace(1, lowest, steps + 1);
     sigmas.pop_back();
   } else {
-    // diffusers' Euler applies the shift in its constructor, in float32, and once more to what is spread between.
+    // diffusers' Euler applies the shift in its constructor, in float32, and once more to what is spread
+    // between.
     const auto low = float(lowest);
     const auto ends = float(settings.shift) * low / (1 + (float(settings.shift) - 1) * low);
     const auto n = double(settings.train_steps);
@@ -60,7 +63,8 @@ FlowSettings FlowSettings::read(const std::filesystem::path& file, const Schedul
     json.expect("thresholding", false);
     settings.order = json.get_or<int64_t>("solver_order", 2);
     const auto type = json.get_or<std::string>("solver_type", "bh2");
-    if (type != "bh1" && type != "bh2") fail(ExitCode::bad_data, "{}: solver_type \"{}\" is unknown", file.string(), type);
+    if (type != "bh1" && type != "bh2")
+      fail(ExitCode::bad_data, "{}: solver_type \"{}\" is unknown", file.string(), type);
     settings.bh2 = type == "bh2";
     settings.lower_order_final = json.get_or("lower_order_final", true);
     settings.no_corrector = json.get_or("disable_corrector", std::vector<int64_t>{});
@@ -71,10 +75,13 @@ FlowSettings FlowSettings::read(const std::filesystem::path& file, const Schedul
     json.expect("invert_sigmas", false);
     json.expect("stochastic_sampling", false);
   } else {
-    fail(ExitCode::bad_data, "{}: the scheduler {} is not supported; known: UniPCMultistepScheduler, "
-         "FlowMatchEulerDiscreteScheduler", file.string(), name);
+    fail(ExitCode::bad_data,
+         "{}: the scheduler {} is not supported; known: UniPCMultistepScheduler, "
+         "FlowMatchEulerDiscreteScheduler",
+         file.string(), name);
   }
-  for (const char* key : {"use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_dynamic_shifting"}) {
+  for (const char* key :
+       {"use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_dynamic_shifting"}) {
     json.expect(key, false);
   }
   settings.train_steps = json.get_or<int64_t>("num_train_timesteps", 1000);
@@ -83,7 +90,8 @@ FlowSettings FlowSettings::read(const std::filesystem::path& file, const Schedul
   if (overrides.solver) settings.solver = *overrides.solver;
   settings.sigmas = overrides.sigmas;
   if (settings.order < 1 || settings.order > 3 || settings.train_steps < 1) {
-    fail(ExitCode::bad_data, "{}: solver_order must be 1 to 3 and num_train_timesteps positive", file.string());
+    fail(ExitCode::bad_data, "{}: solver_order must be 1 to 3 and num_train_timesteps positive",
+         file.string());
   }
   return settings;
 }

@@ -17,7 +17,7 @@ struct FlowSettings {
   std::string sigmas;  ///< diffusers or wan
   double shift = 1;
   int64_t train_steps = 1000;
-  bool final_zero = true;  ///< else the last level is repeated
+  bool final_zero = true;     ///< else the last level is repeated
   double shift_terminal = 0;  ///< 0: not stretched
   int64_t order = 2;
   bool bh2 = true, lower_order_final = true;
@@ -27,8 +27,8 @@ struct FlowSettings {
   static FlowSettings read(const std::filesystem::path& scheduler_config, const SchedulerConfig& overrides);
 };
 
-/// The noise levels of n steps, n + 1 of them, the last one the end's; float64 until here, rounded to float32.
-/// `diffusers`: as diffusers 0.42.1's class of this solver gives them. `wan`: Wan's official grid.
+/// The noise levels of n steps, n + 1 of them, the last one the end's; float64 until here, rounded to
+/// float32. `diffusers`: as diffusers 0.42.1's class of this solver gives them. `wan`: Wan's official grid.
 std::vector<float> flow_sigmas(const FlowSettings& settings, int64_t steps);
 /// What the denoiser is told at each step: UniPC truncates to integers, Euler keeps fractions.
 std::vector<double> flow_timesteps(const FlowSettings& settings, int64_t steps);

@@ -1,5 +1,6 @@
-// UniPC (https://arxiv.org/abs/2302.04867), data prediction, as diffusers 0.42.1 computes it. Its scalars are float32:
-// at the first level 1 - sigma is 1e-6, whose rounding in float32 moves the result by more than our tolerance.
+// UniPC (https://arxiv.org/abs/2302.04867), data prediction, as diffusers 0.42.1 computes it. Its scalars are
+// float32: at the first level 1 - sigma is 1e-6, whose rounding in float32 moves the result by more than our
+// tolerance.
 #include <cmath>
 
 #include "models/schedules/flow_grid.h"
@@ -10,7 +11,9 @@ namespace {
 class UniPc final : public NoiseSchedule {
  public:
   UniPc(const FlowSettings& settings, int64_t steps)
-      : settings_(settings), sigmas_(flow_sigmas(settings, steps)), timesteps_(flow_timesteps(settings, steps)) {}
+      : settings_(settings),
+        sigmas_(flow_sigmas(settings, steps)),
+        timesteps_(flow_timesteps(settings, steps)) {}
 
   int64_t steps() const override { return int64_t(timesteps_.size()); }
   double timestep(int64_t i) const override { return timesteps_[size_t(i)]; }

@@ -14,7 +14,8 @@ DitConfig DitConfig::read(const std::filesystem::path& config_json) {
   json.expect<std::string>("qk_norm", "rms_norm_across_heads");
   for (const char* image_key : {"image_dim", "added_kv_proj_dim", "pos_embed_seq_len"}) {
     if (json.has(image_key)) {
-      fail(ExitCode::bad_data, "{}: {} is set: image-to-video models are not supported yet; use a text-to-video model",
+      fail(ExitCode::bad_data,
+           "{}: {} is set: image-to-video models are not supported yet; use a text-to-video model",
            config_json.string(), image_key);
     }
   }
@@ -34,10 +35,12 @@ DitConfig DitConfig::read(const std::filesystem::path& config_json) {
     fail(ExitCode::bad_data, "{}: in_channels {} and out_channels {} differ: not a text-to-video model",
          config_json.string(), config.in_channels, config.out_channels);
   }
-  const bool positive = std::min({config.heads, config.head_dim, config.layers, config.ffn_dim, config.in_channels,
-                                  config.text_dim, config.freq_dim}) > 0;
-  if (!positive || config.head_dim % 2 != 0 || config.freq_dim % 2 != 0 || config.patch != std::vector<int64_t>{1, 2, 2}) {
-    fail(ExitCode::bad_data, "{}: sizes must be positive, head and frequency dims even, and patch_size [1, 2, 2]",
+  const bool positive = std::min({config.heads, config.head_dim, config.layers, config.ffn_dim,
+                                  config.in_channels, config.text_dim, config.freq_dim}) > 0;
+  if (!positive || config.head_dim % 2 != 0 || config.freq_dim % 2 != 0 ||
+      config.patch != std::vector<int64_t>{1, 2, 2}) {
+    fail(ExitCode::bad_data,
+         "{}: sizes must be positive, head and frequency dims even, and patch_size [1, 2, 2]",
          config_json.string());
   }
   return config;
@@ -56,9 +59,11 @@ Dit::Dit(const DitConfig& config, at::ScalarType dtype)
 void Dit::list_weights() {
   const int64_t d = config_.width(), f = config_.ffn_dim, c = config_.in_channels;
   const int64_t patch = c10::multiply_integers(config_.patch);
-  weights_.add_layer("patch_embedding", {d, c, config_.patch[0], config_.patch[1], config_.patch[2]}, patch_embedding_);
+  weights_.add_layer("patch_embedding", {d, c, config_.patch[0], config_.patch[1], config_.patch[2]},
+                     patch_embedding_);
   const std::string embedder = "condition_embedder.";
-  weights_.add_layer(embedder + "time_embedder.linear_1", {d, config_.freq_dim}, time_in_, /*keep_float32=*/true);
+  weights_.add_layer(embedder + "time_embedder.linear_1", {d, config_.freq_dim}, time_in_,
+                     /*keep_float32=*/true);
   weights_.add_layer(embedder + "time_embedder.linear_2", {d, d}, time_out_, /*keep_float32=*/true);
   weights_.add_layer(embedder + "time_proj", {6 * d, d}, time_projection_);
   weights_.add_layer(embedder + "text_embedder.linear_1", {d, config_.text_dim}, text_in_);
@@ -96,7 +101,9 @@ std::vector<int64_t> Dit::latent_shape(int64_t frames, int64_t height, int64_t w
 }
 
 // [B, S, d] -> [B, S, H, D]
-at::Tensor Dit::by_heads(const at::Tensor& x) const { return x.unflatten(-1, {config_.heads, config_.head_dim}); }
+at::Tensor Dit::by_heads(const at::Tensor& x) const {
+  return x.unflatten(-1, {config_.heads, config_.head_dim});
+}
 
 TextContext Dit::prepare(const at::Tensor& text) const {
   const at::Tensor embedded = apply(text_out_, at::gelu(apply(text_in_, text.to(dtype_)), "tanh"));
@@ -126,7 +133,10 @@ at::Tensor Dit::self_attention(const BlockWeights& block, const at::Tensor& x, c
 at::Tensor Dit::cross_attention(const BlockWeights& block, const at::Tensor& x, const at::Tensor& k,
                                 const at::Tensor& v) const {
   const at::Tensor q = by_heads(rms_norm(apply(block.cross.q, x), block.cross.norm_q, config_.eps));
-  return apply(block.cross.out, sdpa_kernel().attend(q, k.expand({x.size(0), -1, -1, -1}), v.expand({x.size(0), -1, -1, -1})).flatten(2));
+  return apply(block.cross.out,
+               sdpa_kernel()
+                   .attend(q, k.expand({x.size(0), -1, -1, -1}), v.expand({x.size(0), -1, -1, -1}))
+                   .flatten(2));
 }
 
 at::Tensor Dit::predict(const at::Tensor& latents, const at::Tensor& timestep, const TextContext& text,
@@ -147,13 +157,15 @@ at::Tensor Dit::predict(const at::Tensor& latents, const at::Tensor& timestep, c
     const BlockWeights& block = blocks_[i];
     const Modulation m = modulate(block, time);
     const at::Tensor none;
-    at::Tensor normed = layer_norm_float32(x, none, none, config_.eps) * (1 + m.attention_scale) + m.attention_shift;
+    at::Tensor normed =
+        layer_norm_float32(x, none, none, config_.eps) * (1 + m.attention_scale) + m.attention_shift;
     at::Tensor added = self_attention(block, normed.to(dtype_), rope, sequence);
     x = (x.to(at::kFloat) + added * m.attention_gate).to(dtype_);
 
-    normed = config_.cross_attention_norm
-                 ? layer_norm_float32(x, block.cross_norm_weight, block.cross_norm_bias, config_.eps).to(dtype_)
-                 : x;
+    normed =
+        config_.cross_attention_norm
+            ? layer_norm_float32(x, block.cross_norm_weight, block.cross_norm_bias, config_.eps).to(dtype_)
+            : x;
     x = x + cross_attention(block, normed, text.k[i], text.v[i]);
 
     normed = layer_norm_float32(x, none, none, config_.eps) * (1 + m.ffn_scale) + m.ffn_shift;

@@ -28,10 +28,15 @@ class WanCheckpoint final : public Checkpoint {
   }
 
   ModelFacts facts(at::ScalarType dtype, at::ScalarType vae_dtype) const override {
-    ModelFacts facts{.name = "Wan", .heads = dit_config_.heads, .head_dim = dit_config_.head_dim,
-                     .layers = dit_config_.layers, .ffn_dim = dit_config_.ffn_dim,
-                     .latent_channels = dit_config_.in_channels, .patch_frames = dit_config_.patch[0],
-                     .patch_height = dit_config_.patch[1], .patch_width = dit_config_.patch[2]};
+    ModelFacts facts{.name = "Wan",
+                     .heads = dit_config_.heads,
+                     .head_dim = dit_config_.head_dim,
+                     .layers = dit_config_.layers,
+                     .ffn_dim = dit_config_.ffn_dim,
+                     .latent_channels = dit_config_.in_channels,
+                     .patch_frames = dit_config_.patch[0],
+                     .patch_height = dit_config_.patch[1],
+                     .patch_width = dit_config_.patch[2]};
     facts.vae_decoder_dim = vae_config_.decoder_dim * vae_config_.multipliers[0];
     facts.vae_widest_dim = vae_config_.decoder_dim * vae_config_.multipliers[1];
     facts.text_encoder_bytes = Umt5(text_config_, tokenizer_folder()).weights().bytes(dtype);
@@ -43,11 +48,12 @@ class WanCheckpoint final : public Checkpoint {
   }
 
   std::string fingerprint() const override {
-    return "text_encoder " + text_files_.fingerprint() + "\ntransformer " + dit_files_.fingerprint() + "\nvae " +
-           vae_files_.fingerprint();
+    return "text_encoder " + text_files_.fingerprint() + "\ntransformer " + dit_files_.fingerprint() +
+           "\nvae " + vae_files_.fingerprint();
   }
 
-  std::unique_ptr<TextEncoder> load_text_encoder(at::ScalarType dtype, const at::Device& device) const override {
+  std::unique_ptr<TextEncoder> load_text_encoder(at::ScalarType dtype,
+                                                 const at::Device& device) const override {
     auto encoder = std::make_unique<Umt5>(text_config_, tokenizer_folder());
     load_weights(encoder->weights(), text_files_, dtype, device);
     return encoder;
@@ -72,16 +78,19 @@ class WanCheckpoint final : public Checkpoint {
 
   void check_parts_fit() const {
     if (text_config_.width != dit_config_.text_dim) {
-      fail(ExitCode::bad_data, "{}: the text encoder gives {} numbers a token and the transformer takes {} (text_dim)",
+      fail(ExitCode::bad_data,
+           "{}: the text encoder gives {} numbers a token and the transformer takes {} (text_dim)",
            folder_.string(), text_config_.width, dit_config_.text_dim);
     }
     if (vae_config_.latent_channels != dit_config_.in_channels) {
-      fail(ExitCode::bad_data, "{}: the VAE has {} latent channels and the transformer takes {} (in_channels)",
-           folder_.string(), vae_config_.latent_channels, dit_config_.in_channels);
+      fail(ExitCode::bad_data,
+           "{}: the VAE has {} latent channels and the transformer takes {} (in_channels)", folder_.string(),
+           vae_config_.latent_channels, dit_config_.in_channels);
     }
     const JsonReader index(folder_ / "model_index.json");
     if (index.has("boundary_ratio") || std::filesystem::exists(folder_ / "transformer_2")) {
-      fail(ExitCode::bad_data, "{}: Wan 2.2 checkpoints with two transformers are not supported yet", folder_.string());
+      fail(ExitCode::bad_data, "{}: Wan 2.2 checkpoints with two transformers are not supported yet",
+           folder_.string());
     }
   }
 
@@ -94,6 +103,8 @@ class WanCheckpoint final : public Checkpoint {
 
 }  // namespace
 
-CheckpointPtr open_wan(const std::filesystem::path& folder) { return std::make_unique<WanCheckpoint>(folder); }
+CheckpointPtr open_wan(const std::filesystem::path& folder) {
+  return std::make_unique<WanCheckpoint>(folder);
+}
 
 }  // namespace frameshard::wan

@@ -32,12 +32,14 @@ Umt5::Umt5(const Umt5Config& config, const std::filesystem::path& tokenizer_fold
   weights_.add_alias("encoder.embed_tokens.weight");
   for (size_t i = 0; i < layers_.size(); ++i) {
     Umt5Layer& layer = layers_[i];
-    const std::string attention = fmt::format("encoder.block.{}.layer.0.", i), ffn = fmt::format("encoder.block.{}.layer.1.", i);
+    const std::string attention = fmt::format("encoder.block.{}.layer.0.", i),
+                      ffn = fmt::format("encoder.block.{}.layer.1.", i);
     weights_.add(attention + "SelfAttention.q.weight", {inner, d}, layer.q);
     weights_.add(attention + "SelfAttention.k.weight", {inner, d}, layer.k);
     weights_.add(attention + "SelfAttention.v.weight", {inner, d}, layer.v);
     weights_.add(attention + "SelfAttention.o.weight", {d, inner}, layer.out);
-    weights_.add(attention + "SelfAttention.relative_attention_bias.weight", {config.buckets, config.heads}, layer.position_bias);
+    weights_.add(attention + "SelfAttention.relative_attention_bias.weight", {config.buckets, config.heads},
+                 layer.position_bias);
     weights_.add(attention + "layer_norm.weight", {d}, layer.attention_norm);
     weights_.add(ffn + "DenseReluDense.wi_0.weight", {f, d}, layer.ffn_gate);
     weights_.add(ffn + "DenseReluDense.wi_1.weight", {f, d}, layer.ffn_in);
@@ -47,8 +49,8 @@ Umt5::Umt5(const Umt5Config& config, const std::filesystem::path& tokenizer_fold
   weights_.add("encoder.final_layer_norm.weight", {d}, final_norm_);
 }
 
-// Buckets of the distance key - query: half for each direction, exact up to a quarter of them, then logarithmic
-// (T5, https://arxiv.org/abs/1910.10683, section 2.1). [L, L]
+// Buckets of the distance key - query: half for each direction, exact up to a quarter of them, then
+// logarithmic (T5, https://arxiv.org/abs/1910.10683, section 2.1). [L, L]
 at::Tensor Umt5::position_buckets(int64_t length) const {
   const int64_t half = config_.buckets / 2, exact = half / 2;
   const at::Tensor positions = at::arange(length, at::kLong);
@@ -65,7 +67,8 @@ at::Tensor Umt5::attend(const Umt5Layer& layer, const at::Tensor& x, const at::T
   auto heads = [&](const at::Tensor& weight) {  // [1, L, d] -> [1, H, L, D]
     return at::linear(x, weight).unflatten(-1, {config_.heads, config_.head_dim}).transpose(1, 2);
   };
-  const at::Tensor bias = at::embedding(layer.position_bias, buckets).permute({2, 0, 1}).unsqueeze(0);  // [1, H, L, L]
+  const at::Tensor bias =
+      at::embedding(layer.position_bias, buckets).permute({2, 0, 1}).unsqueeze(0);  // [1, H, L, L]
   // T5 does not scale its scores.
   const at::Tensor scores = heads(layer.q).matmul(heads(layer.k).transpose(2, 3)) + bias;
   const at::Tensor shares = at::softmax(scores.to(at::kFloat), -1).to(x.scalar_type());
@@ -73,15 +76,18 @@ at::Tensor Umt5::attend(const Umt5Layer& layer, const at::Tensor& x, const at::T
 }
 
 at::Tensor Umt5::feed_forward(const Umt5Layer& layer, const at::Tensor& x) const {
-  return at::linear(at::gelu(at::linear(x, layer.ffn_gate), "tanh") * at::linear(x, layer.ffn_in), layer.ffn_out);
+  return at::linear(at::gelu(at::linear(x, layer.ffn_gate), "tanh") * at::linear(x, layer.ffn_in),
+                    layer.ffn_out);
 }
 
 at::Tensor Umt5::encode(const std::string& prompt, int64_t max_length) const {
   const TokenIds tokens = tokenizer_.encode(clean_prompt(prompt), max_length);
   // Padding is masked in the encoder and set to 0 after it, so it need not be computed at all.
-  const at::Tensor ids = at::tensor(std::vector<int64_t>(tokens.ids.begin(), tokens.ids.begin() + tokens.length), at::kLong);
+  const at::Tensor ids =
+      at::tensor(std::vector<int64_t>(tokens.ids.begin(), tokens.ids.begin() + tokens.length), at::kLong);
   if (ids.max().item<int64_t>() >= config_.vocabulary) {
-    fail(ExitCode::bad_data, "the tokenizer gives id {} and the text encoder knows {}: they are of different models",
+    fail(ExitCode::bad_data,
+         "the tokenizer gives id {} and the text encoder knows {}: they are of different models",
          ids.max().item<int64_t>(), config_.vocabulary);
   }
   const at::Tensor buckets = position_buckets(tokens.length).to(embedding_.device());

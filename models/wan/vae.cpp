@@ -33,7 +33,8 @@ VaeConfig VaeConfig::read(const std::filesystem::path& config_json) {
   }
   const auto channels = size_t(config.latent_channels);
   if (config.mean.size() != channels || config.deviation.size() != channels) {
-    fail(ExitCode::bad_data, "{}: latents_mean and latents_std must have z_dim = {} entries", config_json.string(), channels);
+    fail(ExitCode::bad_data, "{}: latents_mean and latents_std must have z_dim = {} entries",
+         config_json.string(), channels);
   }
   return config;
 }
@@ -90,7 +91,8 @@ at::Tensor FrameAttention::operator()(const at::Tensor& x) const {
            // [N, 3C, h, w] -> [N, 1, h*w, 3C]
            const auto parts = all.view({n, 1, 3 * c, h * w}).transpose(2, 3).contiguous().chunk(3, -1);
            const at::Tensor attended = at::scaled_dot_product_attention(parts[0], parts[1], parts[2]);
-           return at::conv2d(attended.transpose(2, 3).reshape({n, c, h, w}), projection.weight, projection.bias);
+           return at::conv2d(attended.transpose(2, 3).reshape({n, c, h, w}), projection.weight,
+                             projection.bias);
          });
 }
 
@@ -115,9 +117,12 @@ WanVae::WanVae(const VaeConfig& config) : config_(config) {
 void WanVae::decode(const at::Tensor& latents, const std::function<void(const at::Tensor&)>& sink) const {
   const auto options = dequantize_.weight.options();
   const std::vector<int64_t> channels{1, config_.latent_channels, 1, 1, 1};
-  const at::Tensor mean = at::tensor(config_.mean, options.device(at::kCPU)).view(channels).to(options.device());
-  const at::Tensor deviation = at::tensor(config_.deviation, options.device(at::kCPU)).view(channels).to(options.device());
-  const at::Tensor z = at::conv3d(latents.to(options) * deviation + mean, dequantize_.weight, dequantize_.bias);
+  const at::Tensor mean =
+      at::tensor(config_.mean, options.device(at::kCPU)).view(channels).to(options.device());
+  const at::Tensor deviation =
+      at::tensor(config_.deviation, options.device(at::kCPU)).view(channels).to(options.device());
+  const at::Tensor z =
+      at::conv3d(latents.to(options) * deviation + mean, dequantize_.weight, dequantize_.bias);
   FrameCache cache;
   for (int64_t i = 0; i < z.size(2); ++i) {
     cache.rewind();

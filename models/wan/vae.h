@@ -1,5 +1,5 @@
-// Wan 2.1's causal 3-D VAE (diffusers' AutoencoderKLWan). It works through a video a few frames at a time: each causal
-// convolution keeps the last two frames of its input for the next chunk.
+// Wan 2.1's causal 3-D VAE (diffusers' AutoencoderKLWan). It works through a video a few frames at a time:
+// each causal convolution keeps the last two frames of its input for the next chunk.
 #pragma once
 
 #include <filesystem>
@@ -12,8 +12,8 @@ namespace frameshard::wan {
 /// vae/config.json
 struct VaeConfig {
   int64_t encoder_dim, decoder_dim, latent_channels, residual_blocks;
-  std::vector<int64_t> multipliers;     ///< channels at each resolution, times the dim
-  std::vector<bool> halves_time;        ///< whether the step down from a resolution halves the frame count too
+  std::vector<int64_t> multipliers;  ///< channels at each resolution, times the dim
+  std::vector<bool> halves_time;     ///< whether the step down from a resolution halves the frame count too
   std::vector<double> mean, deviation;  ///< of the latents, a channel each
 
   /// 65 for settings that this version does not implement (Wan 2.2's residual VAE among them).
@@ -115,7 +115,8 @@ class WanVae final : public Vae {
   Linear quantize_, dequantize_;
 };
 
-/// Causal in time: two frames of `kept` (zeros at the start) before x, then a 3x3x3 convolution that keeps the size.
+/// Causal in time: two frames of `kept` (zeros at the start) before x, then a 3x3x3 convolution that keeps
+/// the size.
 at::Tensor causal_conv(const Linear& layer, const at::Tensor& x, at::Tensor& kept);
 /// x / |x| over channels, times sqrt(channels) and gamma.
 at::Tensor channel_norm(const at::Tensor& x, const at::Tensor& gamma);

@@ -24,7 +24,8 @@ void Decoder::list(WeightList& weights, const VaeConfig& config) {
     if (!level.up.present) continue;
     level.up.changes_time = config.halves_time[config.halves_time.size() - 1 - i];
     weights.add_layer(name + "upsamplers.0.resample.1", {out / 2, out, 3, 3}, level.up.spatial);
-    if (level.up.changes_time) weights.add_layer(name + "upsamplers.0.time_conv", {2 * out, out, 3, 1, 1}, level.up.time);
+    if (level.up.changes_time)
+      weights.add_layer(name + "upsamplers.0.time_conv", {2 * out, out, 3, 1, 1}, level.up.time);
   }
   weights.add("decoder.norm_out.gamma", {widths.back(), 1, 1, 1}, norm_out_);
   weights.add_layer("decoder.conv_out", {3, widths.back(), 3, 3, 3}, conv_out_);
@@ -36,7 +37,8 @@ at::Tensor Decoder::upsample(const Resample& up, const at::Tensor& input, FrameC
     at::Tensor& kept = cache.next();
     auto shape = x.sizes().vec();
     if (!kept.defined()) {
-      // The first latent frame becomes one frame: not doubled, and not seen by the next, which follows two of zeros.
+      // The first latent frame becomes one frame: not doubled, and not seen by the next, which follows two of
+      // zeros.
       shape[2] = 2;
       kept = at::zeros(shape, x.options());
     } else {
@@ -50,7 +52,8 @@ at::Tensor Decoder::upsample(const Resample& up, const at::Tensor& input, FrameC
     }
   }
   return each_frame(x, [&](const at::Tensor& frames) {
-    const at::Tensor wide = at::_upsample_nearest_exact2d(frames, at::IntArrayRef{2 * frames.size(2), 2 * frames.size(3)});
+    const at::Tensor wide =
+        at::_upsample_nearest_exact2d(frames, at::IntArrayRef{2 * frames.size(2), 2 * frames.size(3)});
     return at::conv2d(wide, up.spatial.weight, up.spatial.bias, 1, 1);
   });
 }

@@ -22,13 +22,16 @@ GroupMaker nccl_group_maker(const at::Device& device) {
   return [make, device](CommPtr bootstrap) { return CommPtr(make(bootstrap.release(), device.index())); };
 }
 
-std::string resolve_backend(const std::string& wanted, bool under_mpi, const at::Device& device, bool own_gpu) {
+std::string resolve_backend(const std::string& wanted, bool under_mpi, const at::Device& device,
+                            bool own_gpu) {
   if (wanted == "threads" && under_mpi) {
-    fail(ExitCode::config, "infer.backend is threads, but mpirun or srun started several processes; leave it at auto");
+    fail(ExitCode::config,
+         "infer.backend is threads, but mpirun or srun started several processes; leave it at auto");
   }
   if (wanted == "nccl" && !own_gpu) {
     fail(ExitCode::config,
-         "infer.backend is nccl, but ranks of this host share a GPU or have none, and NCCL needs one each; start fewer "
+         "infer.backend is nccl, but ranks of this host share a GPU or have none, and NCCL needs one each; "
+         "start fewer "
          "ranks, or set infer.backend=mpi");
   }
   if (wanted != "auto") return wanted;

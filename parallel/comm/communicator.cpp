@@ -8,7 +8,9 @@
 namespace frameshard {
 namespace {
 
-int64_t sum(const Counts& counts) { return std::accumulate(counts.begin(), counts.end(), int64_t{0}); }
+int64_t sum(const Counts& counts) {
+  return std::accumulate(counts.begin(), counts.end(), int64_t{0});
+}
 
 }  // namespace
 
@@ -41,12 +43,13 @@ namespace {
 
 void check_flat(const Communicator& comm, const char* operation, const at::Tensor& tensor, int64_t elements) {
   require(tensor.is_contiguous() && tensor.numel() == elements,
-          "{} on {}, rank {}: {} elements ({}contiguous) where {} are counted", operation, comm.name(), comm.rank(),
-          tensor.numel(), tensor.is_contiguous() ? "" : "not ", elements);
+          "{} on {}, rank {}: {} elements ({}contiguous) where {} are counted", operation, comm.name(),
+          comm.rank(), tensor.numel(), tensor.is_contiguous() ? "" : "not ", elements);
 }
 
 void check_counts(const Communicator& comm, const char* operation, const Counts& counts) {
-  require(int(counts.size()) == comm.size() && std::all_of(counts.begin(), counts.end(), [](auto c) { return c >= 0; }),
+  require(int(counts.size()) == comm.size() &&
+              std::all_of(counts.begin(), counts.end(), [](auto c) { return c >= 0; }),
           "{} on {}: {} counts for {} ranks", operation, comm.name(), counts.size(), comm.size());
 }
 
@@ -86,13 +89,14 @@ at::Tensor Communicator::reduce_scatter(const at::Tensor& whole, const Counts& c
   return out;
 }
 
-at::Tensor Communicator::all_to_all(const at::Tensor& send, const Counts& send_counts, const Counts& recv_counts) {
+at::Tensor Communicator::all_to_all(const at::Tensor& send, const Counts& send_counts,
+                                    const Counts& recv_counts) {
   check_counts(*this, "all_to_all", send_counts);
   check_counts(*this, "all_to_all", recv_counts);
   check_flat(*this, "all_to_all", send, sum(send_counts));
   const auto me = size_t(rank_);
-  require(send_counts[me] == recv_counts[me], "all_to_all on {}: sends itself {} elements and expects {}", name_,
-          send_counts[me], recv_counts[me]);
+  require(send_counts[me] == recv_counts[me], "all_to_all on {}: sends itself {} elements and expects {}",
+          name_, send_counts[me], recv_counts[me]);
   if (size_ == 1) return send.view({-1});
   at::Tensor out = at::empty({sum(recv_counts)}, send.options());
   Gate gate(*this, "all_to_all", (send.numel() - send_counts[me]) * send.element_size());

@@ -1,13 +1,14 @@
 // An ordered group of ranks and its collectives. Never null: a group of one is valid and free.
-// Tensors are flat and contiguous; counts are elements a rank. No dims, no heads, no autograd here (see collectives.h).
+// Tensors are flat and contiguous; counts are elements a rank. No dims, no heads, no autograd here (see
+// collectives.h).
 #pragma once
-
-#include <ATen/ATen.h>
 
 #include <atomic>
 #include <memory>
 #include <string>
 #include <vector>
+
+#include <ATen/ATen.h>
 
 namespace frameshard {
 
@@ -24,8 +25,9 @@ struct CommStats {
   double seconds = 0;      ///< inside collectives, waiting included
 };
 
-/// Every public operation goes through one gate: check the arguments, note what is running (for error reports), time
-/// it, and call the backend's do_… of the same name. All ranks of the group must call it, in the same order.
+/// Every public operation goes through one gate: check the arguments, note what is running (for error
+/// reports), time it, and call the backend's do_… of the same name. All ranks of the group must call it, in
+/// the same order.
 class Communicator {
  public:
   virtual ~Communicator() = default;

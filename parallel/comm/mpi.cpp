@@ -14,8 +14,8 @@ void check(int status, const char* what, const Communicator& comm) {
   char text[MPI_MAX_ERROR_STRING];
   int length = 0;
   MPI_Error_string(status, text, &length);
-  fail(ExitCode::unavailable, "MPI: {} on {} failed on rank {} of {}: {}", what, comm.name(), comm.rank(), comm.size(),
-       std::string_view(text, size_t(length)));
+  fail(ExitCode::unavailable, "MPI: {} on {} failed on rank {} of {}: {}", what, comm.name(), comm.rank(),
+       comm.size(), std::string_view(text, size_t(length)));
 }
 
 int to_int(int64_t count) {
@@ -32,22 +32,33 @@ std::vector<int> to_ints(const std::vector<int64_t>& counts) {
 // Moving needs the element's size alone.
 MPI_Datatype moved_type(const at::Tensor& tensor) {
   switch (tensor.element_size()) {
-    case 1: return MPI_BYTE;
-    case 2: return MPI_UINT16_T;
-    case 4: return MPI_UINT32_T;
-    case 8: return MPI_UINT64_T;
-    case 16: return MPI_C_DOUBLE_COMPLEX;
-    default: fail(ExitCode::internal, "MPI: no type for {}", c10::toString(tensor.scalar_type()));
+    case 1:
+      return MPI_BYTE;
+    case 2:
+      return MPI_UINT16_T;
+    case 4:
+      return MPI_UINT32_T;
+    case 8:
+      return MPI_UINT64_T;
+    case 16:
+      return MPI_C_DOUBLE_COMPLEX;
+    default:
+      fail(ExitCode::internal, "MPI: no type for {}", c10::toString(tensor.scalar_type()));
   }
 }
 
 MPI_Datatype number_type(const at::Tensor& tensor) {
   switch (tensor.scalar_type()) {
-    case at::kFloat: return MPI_FLOAT;
-    case at::kDouble: return MPI_DOUBLE;
-    case at::kInt: return MPI_INT32_T;
-    case at::kLong: return MPI_INT64_T;
-    default: fail(ExitCode::internal, "MPI: cannot reduce {}", c10::toString(tensor.scalar_type()));
+    case at::kFloat:
+      return MPI_FLOAT;
+    case at::kDouble:
+      return MPI_DOUBLE;
+    case at::kInt:
+      return MPI_INT32_T;
+    case at::kLong:
+      return MPI_INT64_T;
+    default:
+      fail(ExitCode::internal, "MPI: cannot reduce {}", c10::toString(tensor.scalar_type()));
   }
 }
 
@@ -55,7 +66,9 @@ bool is_half(const at::Tensor& tensor) {
   return tensor.scalar_type() == at::kBFloat16 || tensor.scalar_type() == at::kHalf;
 }
 
-MPI_Op mpi_op(ReduceOp op) { return op == ReduceOp::sum ? MPI_SUM : op == ReduceOp::max ? MPI_MAX : MPI_MIN; }
+MPI_Op mpi_op(ReduceOp op) {
+  return op == ReduceOp::sum ? MPI_SUM : op == ReduceOp::max ? MPI_MAX : MPI_MIN;
+}
 
 // A host view of a tensor: the tensor itself on a CPU, else a pinned copy.
 at::Tensor pinned_like(const at::Tensor& tensor) {
@@ -86,7 +99,8 @@ class MpiCommunicator final : public Communicator {
   void do_all_reduce(at::Tensor& tensor, ReduceOp op) override {
     // MPI knows no 16-bit floats; float32 sums are better anyway.
     at::Tensor host = is_half(tensor) ? tensor.to(at::kCPU, at::kFloat) : to_host(tensor);
-    check(MPI_Allreduce(MPI_IN_PLACE, host.data_ptr(), to_int(host.numel()), number_type(host), mpi_op(op), comm_),
+    check(MPI_Allreduce(MPI_IN_PLACE, host.data_ptr(), to_int(host.numel()), number_type(host), mpi_op(op),
+                        comm_),
           "all_reduce", *this);
     if (is_half(tensor)) {
       tensor.copy_(host);
@@ -98,8 +112,8 @@ class MpiCommunicator final : public Communicator {
   void do_all_gather(const at::Tensor& mine, at::Tensor& out, const Counts& recv) override {
     const at::Tensor from = to_host(mine), to = pinned_like(out);
     const auto counts = to_ints(recv), begins = to_ints(offsets_of(recv));
-    check(MPI_Allgatherv(from.data_ptr(), to_int(from.numel()), moved_type(from), to.data_ptr(), counts.data(),
-                         begins.data(), moved_type(to), comm_),
+    check(MPI_Allgatherv(from.data_ptr(), to_int(from.numel()), moved_type(from), to.data_ptr(),
+                         counts.data(), begins.data(), moved_type(to), comm_),
           "all_gather", *this);
     from_host(to, out);
   }
@@ -107,12 +121,14 @@ class MpiCommunicator final : public Communicator {
   void do_reduce_scatter(const at::Tensor& whole, at::Tensor& out, const Counts& counts) override {
     const at::Tensor from = is_half(whole) ? whole.to(at::kCPU, at::kFloat) : to_host(whole);
     at::Tensor to = at::empty(out.sizes(), from.options());
-    check(MPI_Reduce_scatter(from.data_ptr(), to.data_ptr(), to_ints(counts).data(), number_type(from), MPI_SUM, comm_),
+    check(MPI_Reduce_scatter(from.data_ptr(), to.data_ptr(), to_ints(counts).data(), number_type(from),
+                             MPI_SUM, comm_),
           "reduce_scatter", *this);
     out.copy_(to);
   }
 
-  // Point to point: a ring's neighbours exchange through this too, and pairs with nothing to say send nothing.
+  // Point to point: a ring's neighbours exchange through this too, and pairs with nothing to say send
+  // nothing.
   void do_all_to_all(const at::Tensor& send, at::Tensor& out, const Counts& send_counts,
                      const Counts& recv_counts) override {
     const at::Tensor from = to_host(send), to = pinned_like(out);
@@ -122,7 +138,8 @@ class MpiCommunicator final : public Communicator {
     auto* source = static_cast<char*>(from.data_ptr());
     auto* target = static_cast<char*>(to.data_ptr());
     std::vector<MPI_Request> requests;
-    for (int step = 1; step < size(); ++step) {  // nearest ranks first, so that not all write to rank 0 at once
+    for (int step = 1; step < size();
+         ++step) {  // nearest ranks first, so that not all write to rank 0 at once
       const auto peer = size_t((rank() - step + size()) % size());
       if (recv_counts[peer] == 0) continue;
       check(MPI_Irecv(target + recv_at[peer] * each, to_int(recv_counts[peer]), type, int(peer), tag, comm_,
@@ -144,11 +161,13 @@ class MpiCommunicator final : public Communicator {
 
   void do_broadcast(at::Tensor& tensor, int root) override {
     const at::Tensor host = rank() == root ? to_host(tensor) : pinned_like(tensor);
-    check(MPI_Bcast(host.data_ptr(), to_int(host.numel()), moved_type(host), root, comm_), "broadcast", *this);
+    check(MPI_Bcast(host.data_ptr(), to_int(host.numel()), moved_type(host), root, comm_), "broadcast",
+          *this);
     if (rank() != root) from_host(host, tensor);
   }
 
-  // Ranks wait at a barrier while another one works for seconds (decoding): MPI_Barrier would keep their cores busy.
+  // Ranks wait at a barrier while another one works for seconds (decoding): MPI_Barrier would keep their
+  // cores busy.
   void do_barrier() override {
     MPI_Request request;
     check(MPI_Ibarrier(comm_, &request), "barrier", *this);

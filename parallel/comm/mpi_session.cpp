@@ -1,10 +1,10 @@
 #include "parallel/comm/mpi_session.h"
 
-#include <mpi.h>
-
 #include <charconv>
 #include <cstdlib>
 #include <cstring>
+
+#include <mpi.h>
 
 #include "core/error.h"
 #include "parallel/comm/mpi.h"
@@ -32,8 +32,8 @@ LauncherEnvironment launcher_environment() {
   LauncherEnvironment env;
   env.rank = first_of({"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID", "RANK"});
   env.local_rank = first_of({"OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID", "LOCAL_RANK"});
-  // SLURM_NTASKS is also set for a batch script itself, which is no rank: only a step has a SLURM_PROCID and a step id,
-  // and below mpirun the step is the daemons'.
+  // SLURM_NTASKS is also set for a batch script itself, which is no rank: only a step has a SLURM_PROCID and
+  // a step id, and below mpirun the step is the daemons'.
   const bool under_mpirun = std::getenv("OMPI_COMM_WORLD_SIZE") != nullptr;
   const bool slurm_step = !under_mpirun && std::getenv("SLURM_STEP_ID") && std::getenv("SLURM_PROCID");
   for (const char* variable : {"OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS", "WORLD_SIZE"}) {
@@ -48,7 +48,8 @@ MpiSession::MpiSession() {
   int provided = 0;
   // SERIALIZED: the rank's own thread talks to MPI, but need not be the one that started it.
   if (MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &provided) != MPI_SUCCESS) {
-    fail(ExitCode::unavailable, "MPI could not be started; is this Open MPI the one that mpirun belongs to (frameshard --version)?");
+    fail(ExitCode::unavailable,
+         "MPI could not be started; is this Open MPI the one that mpirun belongs to (frameshard --version)?");
   }
   MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
   MPI_Comm local;
@@ -58,9 +59,13 @@ MpiSession::MpiSession() {
   MPI_Comm_free(&local);
 }
 
-MpiSession::~MpiSession() { MPI_Finalize(); }
+MpiSession::~MpiSession() {
+  MPI_Finalize();
+}
 
-CommPtr MpiSession::world() { return make_mpi_communicator(MPI_COMM_WORLD, "world"); }
+CommPtr MpiSession::world() {
+  return make_mpi_communicator(MPI_COMM_WORLD, "world");
+}
 
 void abort_all_ranks(int exit_code) {
   int started = 0, ended = 0;

@@ -1,10 +1,10 @@
 #include "parallel/comm/nccl.h"
 
+#include <cstring>
+
 #include <c10/cuda/CUDAFunctions.h>
 #include <c10/cuda/CUDAStream.h>
 #include <nccl.h>
-
-#include <cstring>
 
 #include "core/error.h"
 
@@ -19,19 +19,30 @@ void check(ncclResult_t status, const char* what, const std::string& group) {
 
 ncclDataType_t nccl_type(const at::Tensor& tensor) {
   switch (tensor.scalar_type()) {
-    case at::kFloat: return ncclFloat32;
-    case at::kDouble: return ncclFloat64;
-    case at::kHalf: return ncclFloat16;
-    case at::kBFloat16: return ncclBfloat16;
-    case at::kInt: return ncclInt32;
-    case at::kLong: return ncclInt64;
-    case at::kByte: return ncclUint8;
-    case at::kChar: return ncclInt8;
-    default: fail(ExitCode::internal, "NCCL: no type for {}", c10::toString(tensor.scalar_type()));
+    case at::kFloat:
+      return ncclFloat32;
+    case at::kDouble:
+      return ncclFloat64;
+    case at::kHalf:
+      return ncclFloat16;
+    case at::kBFloat16:
+      return ncclBfloat16;
+    case at::kInt:
+      return ncclInt32;
+    case at::kLong:
+      return ncclInt64;
+    case at::kByte:
+      return ncclUint8;
+    case at::kChar:
+      return ncclInt8;
+    default:
+      fail(ExitCode::internal, "NCCL: no type for {}", c10::toString(tensor.scalar_type()));
   }
 }
 
-ncclRedOp_t nccl_op(ReduceOp op) { return op == ReduceOp::sum ? ncclSum : op == ReduceOp::max ? ncclMax : ncclMin; }
+ncclRedOp_t nccl_op(ReduceOp op) {
+  return op == ReduceOp::sum ? ncclSum : op == ReduceOp::max ? ncclMax : ncclMin;
+}
 
 // Work goes to the current stream: tensors made and used on it need no further synchronisation.
 class NcclCommunicator final : public Communicator {
@@ -59,15 +70,16 @@ class NcclCommunicator final : public Communicator {
   }
 
   void do_all_reduce(at::Tensor& tensor, ReduceOp op) override {
-    check(ncclAllReduce(tensor.data_ptr(), tensor.data_ptr(), size_t(tensor.numel()), nccl_type(tensor), nccl_op(op),
-                        comm_, stream()),
+    check(ncclAllReduce(tensor.data_ptr(), tensor.data_ptr(), size_t(tensor.numel()), nccl_type(tensor),
+                        nccl_op(op), comm_, stream()),
           "all_reduce", name());
   }
 
   // Equal pieces have a collective of their own; unequal ones are point to point, as all_to_all is.
   void do_all_gather(const at::Tensor& mine, at::Tensor& out, const Counts& recv) override {
     if (std::all_of(recv.begin(), recv.end(), [&](int64_t c) { return c == recv[0]; })) {
-      return check(ncclAllGather(mine.data_ptr(), out.data_ptr(), size_t(mine.numel()), nccl_type(mine), comm_, stream()),
+      return check(ncclAllGather(mine.data_ptr(), out.data_ptr(), size_t(mine.numel()), nccl_type(mine),
+                                 comm_, stream()),
                    "all_gather", name());
     }
     const auto begins = offsets_of(recv);
@@ -81,8 +93,8 @@ class NcclCommunicator final : public Communicator {
 
   void do_reduce_scatter(const at::Tensor& whole, at::Tensor& out, const Counts& counts) override {
     if (std::all_of(counts.begin(), counts.end(), [&](int64_t c) { return c == counts[0]; })) {
-      return check(ncclReduceScatter(whole.data_ptr(), out.data_ptr(), size_t(out.numel()), nccl_type(whole), ncclSum,
-                                     comm_, stream()),
+      return check(ncclReduceScatter(whole.data_ptr(), out.data_ptr(), size_t(out.numel()), nccl_type(whole),
+                                     ncclSum, comm_, stream()),
                    "reduce_scatter", name());
     }
     const auto begins = offsets_of(counts);
@@ -108,8 +120,8 @@ class NcclCommunicator final : public Communicator {
   }
 
   void do_broadcast(at::Tensor& tensor, int root) override {
-    check(ncclBroadcast(tensor.data_ptr(), tensor.data_ptr(), size_t(tensor.numel()), nccl_type(tensor), root, comm_,
-                        stream()),
+    check(ncclBroadcast(tensor.data_ptr(), tensor.data_ptr(), size_t(tensor.numel()), nccl_type(tensor), root,
+                        comm_, stream()),
           "broadcast", name());
   }
 
@@ -120,10 +132,14 @@ class NcclCommunicator final : public Communicator {
   }
 
   void send(const at::Tensor& from, int64_t begin, int64_t count, int peer) {
-    if (count > 0) check(ncclSend(element_at(from, begin), size_t(count), nccl_type(from), peer, comm_, stream()), "send", name());
+    if (count > 0)
+      check(ncclSend(element_at(from, begin), size_t(count), nccl_type(from), peer, comm_, stream()), "send",
+            name());
   }
   void receive(const at::Tensor& to, int64_t begin, int64_t count, int peer) {
-    if (count > 0) check(ncclRecv(element_at(to, begin), size_t(count), nccl_type(to), peer, comm_, stream()), "receive", name());
+    if (count > 0)
+      check(ncclRecv(element_at(to, begin), size_t(count), nccl_type(to), peer, comm_, stream()), "receive",
+            name());
   }
 
   CommPtr bootstrap_;
@@ -134,7 +150,7 @@ class NcclCommunicator final : public Communicator {
 }  // namespace
 
 extern "C" __attribute__((visibility("default"))) Communicator* frameshard_make_nccl(Communicator* bootstrap,
-                                                                                      int device) {
+                                                                                     int device) {
   return new NcclCommunicator(CommPtr(bootstrap), device);
 }
 

@@ -5,8 +5,8 @@
 
 namespace frameshard {
 
-/// Symbol `frameshard_make_nccl` of the module: a group over the same ranks as `bootstrap` (owned from then on), which
-/// carries NCCL's unique id.
+/// Symbol `frameshard_make_nccl` of the module: a group over the same ranks as `bootstrap` (owned from then
+/// on), which carries NCCL's unique id.
 using MakeNccl = Communicator*(Communicator* bootstrap, int device);
 
 /// 78 where there is no GPU.

@@ -20,6 +20,8 @@ class SelfCommunicator final : public Communicator {
 
 }  // namespace
 
-CommPtr make_self_communicator(const std::string& name) { return std::make_unique<SelfCommunicator>(name); }
+CommPtr make_self_communicator(const std::string& name) {
+  return std::make_unique<SelfCommunicator>(name);
+}
 
 }  // namespace frameshard

@@ -55,9 +55,15 @@ struct Group {
 void reduce_into(at::Tensor& total, const at::Tensor& other, ReduceOp op) {
   const at::Tensor here = other.to(total.device());
   switch (op) {
-    case ReduceOp::sum: total.add_(here); return;
-    case ReduceOp::max: total.copy_(at::maximum(total, here)); return;
-    case ReduceOp::min: total.copy_(at::minimum(total, here)); return;
+    case ReduceOp::sum:
+      total.add_(here);
+      return;
+    case ReduceOp::max:
+      total.copy_(at::maximum(total, here));
+      return;
+    case ReduceOp::min:
+      total.copy_(at::minimum(total, here));
+      return;
   }
 }
 
@@ -67,7 +73,8 @@ class ThreadCommunicator final : public Communicator {
       : Communicator(rank, group->size, std::move(name)), group_(std::move(group)) {}
 
  private:
-  // Shows `mine` to all, runs `work` while every rank's is shown, and returns when all ranks have finished reading.
+  // Shows `mine` to all, runs `work` while every rank's is shown, and returns when all ranks have finished
+  // reading.
   template <class Work>
   void exchange(const Slot& mine, Work work) {
     if (mine.tensor) synchronize(mine.tensor->device());  // others read on streams of their own
@@ -91,8 +98,9 @@ class ThreadCommunicator final : public Communicator {
     const auto offsets = offsets_of(recv);
     exchange({.tensor = &mine}, [&](const std::vector<Slot>& slots) {
       for (size_t i = 0; i < slots.size(); ++i) {
-        require(slots[i].tensor->numel() == recv[i], "all_gather on {}: rank {} sends {} elements, {} expected", name(),
-                i, slots[i].tensor->numel(), recv[i]);
+        require(slots[i].tensor->numel() == recv[i],
+                "all_gather on {}: rank {} sends {} elements, {} expected", name(), i,
+                slots[i].tensor->numel(), recv[i]);
         out.narrow(0, offsets[i], recv[i]).copy_(slots[i].tensor->view({-1}));
       }
     });
@@ -114,10 +122,12 @@ class ThreadCommunicator final : public Communicator {
     exchange({.tensor = &send, .counts = &send_counts}, [&](const std::vector<Slot>& slots) {
       for (size_t i = 0; i < slots.size(); ++i) {
         const Counts& theirs = *slots[i].counts;
-        require(theirs[size_t(rank())] == recv_counts[i], "all_to_all on {}: rank {} sends {} elements, {} expected",
-                name(), i, theirs[size_t(rank())], recv_counts[i]);
+        require(theirs[size_t(rank())] == recv_counts[i],
+                "all_to_all on {}: rank {} sends {} elements, {} expected", name(), i, theirs[size_t(rank())],
+                recv_counts[i]);
         const int64_t from = offsets_of(theirs)[size_t(rank())];
-        out.narrow(0, to[i], recv_counts[i]).copy_(slots[i].tensor->view({-1}).narrow(0, from, recv_counts[i]));
+        out.narrow(0, to[i], recv_counts[i])
+            .copy_(slots[i].tensor->view({-1}).narrow(0, from, recv_counts[i]));
       }
     });
   }

@@ -1,4 +1,5 @@
-// Ranks as threads of one process: reference semantics for tests, and the way one process drives several devices.
+// Ranks as threads of one process: reference semantics for tests, and the way one process drives several
+// devices.
 #pragma once
 
 #include <functional>
@@ -13,8 +14,8 @@ struct OtherRankFailed : Error {
   OtherRankFailed() : Error(ExitCode::internal, "another rank failed") {}
 };
 
-/// Calls `body` on `n` threads, each with its communicator, and waits for all. When a rank throws, the others are woken
-/// from their collectives, and the first rank's exception is thrown again here.
+/// Calls `body` on `n` threads, each with its communicator, and waits for all. When a rank throws, the others
+/// are woken from their collectives, and the first rank's exception is thrown again here.
 void run_ranks(int n, const std::function<void(Communicator&)>& body);
 
 }  // namespace frameshard

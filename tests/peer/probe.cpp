@@ -1,14 +1,14 @@
 // Single parts of the engine on tensors from files, for tests written in Python.
 //   frameshard_probe tokenize TOKENIZER MAX_LENGTH IN.json OUT.json
 //   frameshard_probe text FOLDER MAX_LENGTH PROMPT OUT.safetensors            -> "text"
-//   frameshard_probe forward FOLDER IN.safetensors OUT.safetensors            latents, timestep, text -> "prediction"
-//   frameshard_probe decode FOLDER IN.safetensors OUT.safetensors             latents -> "frames"
-//   frameshard_probe encode FOLDER IN.safetensors OUT.safetensors             frames -> "moments"
+//   frameshard_probe forward FOLDER IN.safetensors OUT.safetensors            latents, timestep, text ->
+//   "prediction" frameshard_probe decode FOLDER IN.safetensors OUT.safetensors             latents ->
+//   "frames" frameshard_probe encode FOLDER IN.safetensors OUT.safetensors             frames -> "moments"
 //   frameshard_probe noise SEED SHAPE... OUT.safetensors                      -> "noise"
-#include <c10/core/GradMode.h>
-
 #include <cstdio>
 #include <string>
+
+#include <c10/core/GradMode.h>
 
 #include "core/error.h"
 #include "core/io/safetensors.h"
@@ -33,13 +33,16 @@ at::Tensor forward(const Checkpoint& checkpoint, const WeightFiles& in) {
   const at::Tensor latents = in.read("latents");
   const CommPtr self = make_self_communicator();
   const AttentionPtr attention = make_local_attention();
-  const ParallelSequence sequence(*self, *attention, Partition::even(denoiser->token_count(latents.sizes().slice(1)), 1));
+  const ParallelSequence sequence(*self, *attention,
+                                  Partition::even(denoiser->token_count(latents.sizes().slice(1)), 1));
   return denoiser->predict(latents, in.read("timestep"), denoiser->prepare(in.read("text")), sequence);
 }
 
 at::Tensor decode(const Checkpoint& checkpoint, const WeightFiles& in) {
   std::vector<at::Tensor> parts;
-  checkpoint.load_vae(at::kFloat, cpu)->decode(in.read("latents"), [&](const at::Tensor& frames) { parts.push_back(frames); });
+  checkpoint.load_vae(at::kFloat, cpu)->decode(in.read("latents"), [&](const at::Tensor& frames) {
+    parts.push_back(frames);
+  });
   return at::cat(parts, 2);
 }
 
@@ -54,14 +57,16 @@ int probe(const std::string& what, int argc, char** argv) {
   }
   const CheckpointPtr checkpoint = open_checkpoint(argv[0]);
   if (what == "text") {
-    const at::Tensor text = checkpoint->load_text_encoder(at::kFloat, cpu)->encode(argv[2], std::atoll(argv[1]));
+    const at::Tensor text =
+        checkpoint->load_text_encoder(at::kFloat, cpu)->encode(argv[2], std::atoll(argv[1]));
     save(argv[3], "text", text);
   } else if (what == "forward") {
     save(argv[2], "prediction", forward(*checkpoint, WeightFiles::open(argv[1])));
   } else if (what == "decode") {
     save(argv[2], "frames", decode(*checkpoint, WeightFiles::open(argv[1])));
   } else if (what == "encode") {
-    save(argv[2], "moments", checkpoint->load_vae(at::kFloat, cpu)->encode(WeightFiles::open(argv[1]).read("frames")));
+    save(argv[2], "moments",
+         checkpoint->load_vae(at::kFloat, cpu)->encode(WeightFiles::open(argv[1]).read("frames")));
   } else {
     fail(ExitCode::usage, "unknown probe {}", what);
   }

@@ -1,4 +1,5 @@
-// The runner of every C++ test program: Catch2 2 (Debian 12) or 3 (Ubuntu 24.04). Under mpirun it starts MPI first.
+// The runner of every C++ test program: Catch2 2 (Debian 12) or 3 (Ubuntu 24.04). Under mpirun it starts MPI
+// first.
 #if __has_include(<catch2/catch_all.hpp>)
 #include <catch2/catch_session.hpp>
 #else

@@ -24,7 +24,8 @@ at::Tensor random_weight(const WeightSlot& slot, at::ScalarType dtype, at::Gener
 
 class ShardWriter {
  public:
-  ShardWriter(const fs::path& folder, std::string stem, int64_t limit) : folder_(folder), stem_(std::move(stem)), limit_(limit) {
+  ShardWriter(const fs::path& folder, std::string stem, int64_t limit)
+      : folder_(folder), stem_(std::move(stem)), limit_(limit) {
     fs::create_directories(folder);
   }
   void add(const std::string& name, const at::Tensor& tensor) {
@@ -33,7 +34,8 @@ class ShardWriter {
     if (limit_ > 0 && bytes_ >= limit_) flush();
   }
   void finish() {
-    if (limit_ == 0) return write_safetensors(folder_ / (stem_ + ".safetensors"), pending_, {{"format", "pt"}});
+    if (limit_ == 0)
+      return write_safetensors(folder_ / (stem_ + ".safetensors"), pending_, {{"format", "pt"}});
     if (!pending_.empty()) flush();
     const Json index = {{"metadata", {{"total_size", total_}}}, {"weight_map", weight_map_}};
     write_file_atomically(folder_ / (stem_ + ".safetensors.index.json"), index.dump(2));
@@ -56,7 +58,8 @@ class ShardWriter {
   Json weight_map_ = Json::object();
 };
 
-void write_weights(const WeightList& list, ShardWriter writer, at::ScalarType dtype, at::Generator generator) {
+void write_weights(const WeightList& list, ShardWriter writer, at::ScalarType dtype,
+                   at::Generator generator) {
   for (const WeightSlot& slot : list.slots()) writer.add(slot.name, random_weight(slot, dtype, generator));
   writer.finish();
 }
@@ -67,43 +70,69 @@ void write_json(const fs::path& file, const Json& json) {
 }
 
 void write_configs(const fs::path& folder, const FolderSizes& s) {
-  write_json(folder / "model_index.json",
-             {{"_class_name", "WanPipeline"},
-              {"scheduler", {"diffusers", "UniPCMultistepScheduler"}},
-              {"text_encoder", {"transformers", "UMT5EncoderModel"}},
-              {"tokenizer", {"transformers", "T5TokenizerFast"}},
-              {"transformer", {"diffusers", "WanTransformer3DModel"}},
-              {"vae", {"diffusers", "AutoencoderKLWan"}}});
-  write_json(folder / "scheduler/scheduler_config.json",
-             {{"_class_name", "UniPCMultistepScheduler"}, {"flow_shift", 3.0}, {"use_flow_sigmas", true},
-              {"prediction_type", "flow_prediction"}, {"num_train_timesteps", 1000}, {"solver_order", 2}});
-  write_json(folder / "text_encoder/config.json",
-             {{"architectures", {"UMT5EncoderModel"}}, {"model_type", "umt5"}, {"feed_forward_proj", "gated-gelu"},
-              {"d_model", s.text_dim}, {"d_ff", s.text_ffn_dim}, {"d_kv", s.text_head_dim}, {"num_heads", s.text_heads},
-              {"num_layers", s.text_layers}, {"vocab_size", s.vocabulary}, {"dropout_rate", 0.0}});
-  write_json(folder / "transformer/config.json",
-             {{"_class_name", "WanTransformer3DModel"}, {"num_attention_heads", s.heads}, {"attention_head_dim", s.head_dim},
-              {"num_layers", s.layers}, {"ffn_dim", s.ffn_dim}, {"in_channels", 16}, {"out_channels", 16},
-              {"text_dim", s.text_dim}, {"freq_dim", s.freq_dim}, {"patch_size", {1, 2, 2}}, {"cross_attn_norm", true},
-              {"qk_norm", "rms_norm_across_heads"}, {"eps", 1e-6}, {"rope_max_seq_len", 1024}});
-  write_json(folder / "vae/config.json",
-             {{"_class_name", "AutoencoderKLWan"}, {"base_dim", s.vae_dim}, {"z_dim", 16}, {"dim_mult", {1, 2, 4, 4}},
-              {"num_res_blocks", s.residual_blocks}, {"attn_scales", Json::array()},
-              {"temperal_downsample", {false, true, true}}, {"dropout", 0.0},
-              {"latents_mean", std::vector<double>(16, 0.1)}, {"latents_std", std::vector<double>(16, 1.5)}});
+  write_json(folder / "model_index.json", {{"_class_name", "WanPipeline"},
+                                           {"scheduler", {"diffusers", "UniPCMultistepScheduler"}},
+                                           {"text_encoder", {"transformers", "UMT5EncoderModel"}},
+                                           {"tokenizer", {"transformers", "T5TokenizerFast"}},
+                                           {"transformer", {"diffusers", "WanTransformer3DModel"}},
+                                           {"vae", {"diffusers", "AutoencoderKLWan"}}});
+  write_json(folder / "scheduler/scheduler_config.json", {{"_class_name", "UniPCMultistepScheduler"},
+                                                          {"flow_shift", 3.0},
+                                                          {"use_flow_sigmas", true},
+                                                          {"prediction_type", "flow_prediction"},
+                                                          {"num_train_timesteps", 1000},
+                                                          {"solver_order", 2}});
+  write_json(folder / "text_encoder/config.json", {{"architectures", {"UMT5EncoderModel"}},
+                                                   {"model_type", "umt5"},
+                                                   {"feed_forward_proj", "gated-gelu"},
+                                                   {"d_model", s.text_dim},
+                                                   {"d_ff", s.text_ffn_dim},
+                                                   {"d_kv", s.text_head_dim},
+                                                   {"num_heads", s.text_heads},
+                                                   {"num_layers", s.text_layers},
+                                                   {"vocab_size", s.vocabulary},
+                                                   {"dropout_rate", 0.0}});
+  write_json(folder / "transformer/config.json", {{"_class_name", "WanTransformer3DModel"},
+                                                  {"num_attention_heads", s.heads},
+                                                  {"attention_head_dim", s.head_dim},
+                                                  {"num_layers", s.layers},
+                                                  {"ffn_dim", s.ffn_dim},
+                                                  {"in_channels", 16},
+                                                  {"out_channels", 16},
+                                                  {"text_dim", s.text_dim},
+                                                  {"freq_dim", s.freq_dim},
+                                                  {"patch_size", {1, 2, 2}},
+                                                  {"cross_attn_norm", true},
+                                                  {"qk_norm", "rms_norm_across_heads"},
+                                                  {"eps", 1e-6},
+                                                  {"rope_max_seq_len", 1024}});
+  write_json(folder / "vae/config.json", {{"_class_name", "AutoencoderKLWan"},
+                                          {"base_dim", s.vae_dim},
+                                          {"z_dim", 16},
+                                          {"dim_mult", {1, 2, 4, 4}},
+                                          {"num_res_blocks", s.residual_blocks},
+                                          {"attn_scales", Json::array()},
+                                          {"temperal_downsample", {false, true, true}},
+                                          {"dropout", 0.0},
+                                          {"latents_mean", std::vector<double>(16, 0.1)},
+                                          {"latents_std", std::vector<double>(16, 1.5)}});
 }
 
 }  // namespace
 
-void write_random_folder(const fs::path& folder, const FolderSizes& sizes, const fs::path& tokenizer_from, uint64_t seed) {
+void write_random_folder(const fs::path& folder, const FolderSizes& sizes, const fs::path& tokenizer_from,
+                         uint64_t seed) {
   write_configs(folder, sizes);
   fs::create_directories(folder / "tokenizer");
-  fs::copy(tokenizer_from, folder / "tokenizer", fs::copy_options::overwrite_existing);
+  fs::copy(tokenizer_from, folder / "tokenizer",
+           fs::copy_options::recursive | fs::copy_options::overwrite_existing);
   at::Generator generator = at::detail::createCPUGenerator(seed);
   const wan::Dit dit(wan::DitConfig::read(folder / "transformer/config.json"), sizes.dtype);
-  write_weights(dit.weights(), {folder / "transformer", "diffusion_pytorch_model", sizes.shard_bytes}, sizes.dtype, generator);
+  write_weights(dit.weights(), {folder / "transformer", "diffusion_pytorch_model", sizes.shard_bytes},
+                sizes.dtype, generator);
   const wan::Umt5 text(wan::Umt5Config::read(folder / "text_encoder/config.json"), folder / "tokenizer");
-  write_weights(text.weights(), {folder / "text_encoder", "model", sizes.shard_bytes}, sizes.dtype, generator);
+  write_weights(text.weights(), {folder / "text_encoder", "model", sizes.shard_bytes}, sizes.dtype,
+                generator);
   const wan::WanVae vae(wan::VaeConfig::read(folder / "vae/config.json"));
   write_weights(vae.weights(), {folder / "vae", "diffusion_pytorch_model", 0}, sizes.dtype, generator);
 }

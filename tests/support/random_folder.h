@@ -1,9 +1,9 @@
 // A diffusers folder of the Wan family with random weights, from the same lists of weights that load one.
 #pragma once
 
-#include <ATen/ATen.h>
-
 #include <filesystem>
+
+#include <ATen/ATen.h>
 
 namespace frameshard::testing {
 
@@ -12,7 +12,8 @@ struct FolderSizes {
   int64_t text_layers = 1, text_heads = 2, text_head_dim = 16, text_ffn_dim = 64, vocabulary = 314;
   int64_t vae_dim = 4, residual_blocks = 1;
   at::ScalarType dtype = at::kFloat;
-  int64_t shard_bytes = 0;  ///< above 0: the transformer and text encoder as shards of about this size with an index
+  int64_t shard_bytes =
+      0;  ///< above 0: the transformer and text encoder as shards of about this size with an index
 };
 
 /// Writes the folder; `tokenizer_from` is an existing folder's tokenizer/, which is copied.

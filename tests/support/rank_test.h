@@ -1,10 +1,10 @@
 // Tests whose body every rank runs: on 1 to 5 threads, and under mpirun with processes as ranks.
 #pragma once
 
-#include <ATen/ATen.h>
-
 #include <functional>
 #include <initializer_list>
+
+#include <ATen/ATen.h>
 
 #include "core/error.h"
 #include "parallel/comm/thread.h"
@@ -15,8 +15,9 @@ namespace frameshard::testing {
 /// The world under mpirun, else null.
 Communicator*& mpi_world();
 
-/// Runs the body with each of these rank counts in threads; under mpirun with as many ranks as it started, if that is
-/// one of them. Catch2's macros are not made for several threads: bodies use the checks below, which throw.
+/// Runs the body with each of these rank counts in threads; under mpirun with as many ranks as it started, if
+/// that is one of them. Catch2's macros are not made for several threads: bodies use the checks below, which
+/// throw.
 inline void on_ranks(std::initializer_list<int> counts, const std::function<void(Communicator&)>& body) {
   bool ran = false;
   for (int n : counts) {
@@ -44,7 +45,8 @@ inline double relative_error(const at::Tensor& a, const at::Tensor& b) {
 }
 
 inline void check_close(const at::Tensor& a, const at::Tensor& b, double tolerance, const std::string& what) {
-  check(a.sizes() == b.sizes(), fmt::format("{}: shapes {} and {}", what, fmt::join(a.sizes(), "x"), fmt::join(b.sizes(), "x")));
+  check(a.sizes() == b.sizes(),
+        fmt::format("{}: shapes {} and {}", what, fmt::join(a.sizes(), "x"), fmt::join(b.sizes(), "x")));
   const double error = relative_error(a, b);
   check(error <= tolerance, fmt::format("{}: relative error {:.3g} > {:.3g}", what, error, tolerance));
 }
