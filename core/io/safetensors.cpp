@@ -63,7 +63,8 @@ const std::pair<const char*, at::ScalarType> dtypes[] = {{"F64", at::kDouble},
                                                          {"F8_E4M3", at::kFloat8_e4m3fn},
                                                          {"F8_E5M2", at::kFloat8_e5m2}};
 
-// A pickle (bare, or in the zip that torch.save writes) can run any code when loaded.
+// A pickle (bare, or in the zip that torch.save writes) can run any code when loaded. The magic numbers alone are also
+// possible lengths of a header: the caller asks only where no header follows.
 void refuse_pickle(const fs::path& file, std::string_view first_bytes) {
   if (first_bytes.starts_with("PK\x03\x04") || first_bytes.starts_with("\x80")) {
     fail(ExitCode::bad_data,
@@ -98,11 +99,11 @@ Json parse_header(const fs::path& file, const std::string& text) {
 }
 
 std::string read_header(const OpenFile& in, const fs::path& file, uint64_t file_bytes) {
-  char first[8] = {};
+  char first[9] = {};  // the header's length, and its first character
+  in.read(first, std::min<uint64_t>(file_bytes, sizeof first), 0, "the header's length");
+  if (first[8] != '{') refuse_pickle(file, {first, 8});
   if (file_bytes < 8)
     fail(ExitCode::bad_data, "{}: truncated: {} bytes are no safetensors file", file.string(), file_bytes);
-  in.read(first, 8, 0, "the header's length");
-  refuse_pickle(file, {first, 8});
   uint64_t length = 0;
   for (int i = 7; i >= 0; --i) length = length << 8 | uint8_t(first[i]);
   if (length > max_header_bytes || length > file_bytes - 8) {
