@@ -1,5 +1,6 @@
 #include "core/log.h"
 
+#include <cstdio>
 #include <cstdlib>
 
 #include <spdlog/sinks/stdout_color_sinks.h>
@@ -41,6 +42,11 @@ spdlog::logger& logger() {
 void set_rank(int rank, int world_size) {
   this_rank = rank;
   this_world = world_size;
+}
+
+void print(std::string_view text) {
+  std::fwrite(text.data(), 1, text.size(), stderr);
+  std::fflush(stderr);
 }
 
 void write(Level level, std::string_view message) {

@@ -16,6 +16,9 @@ void set_rank(int rank, int world_size);
 /// FRAMESHARD_LOG=debug|info|warning|error chooses the level; the default is info.
 void write(Level level, std::string_view message);
 
+/// Text for the user on stderr, as it is. A stderr that is closed or full is no reason to stop a run.
+void print(std::string_view text);
+
 template <class... Args>
 void debug(fmt::format_string<Args...> format, Args&&... args) {
   write(Level::debug, fmt::format(format, std::forward<Args>(args)...));

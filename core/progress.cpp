@@ -1,9 +1,9 @@
 #include "core/progress.h"
 
-#include <cstdio>
-
 #include <fmt/format.h>
 #include <unistd.h>
+
+#include "core/log.h"
 
 namespace frameshard {
 
@@ -23,7 +23,7 @@ Progress::Progress(std::string label, int64_t total, bool visible)
 
 Progress::~Progress() {
   // Leave an unfinished bar on its own line, so that an error message does not continue it.
-  if (visible_ && terminal_ && done_ > 0 && done_ < total_) std::fputc('\n', stderr);
+  if (visible_ && terminal_ && done_ > 0 && done_ < total_) log::print("\n");
 }
 
 void Progress::advance() {
@@ -43,8 +43,7 @@ void Progress::show(bool last) {
     line += fmt::format(" [{}{}]", std::string(filled, '#'), std::string(width - filled, '.'));
   }
   line += fmt::format("  {:.3f} s/step  {}", each, rest);
-  fmt::print(stderr, "{}{}{}", terminal_ ? "\r\033[K" : "", line, terminal_ && !last ? "" : "\n");
-  std::fflush(stderr);
+  log::print(fmt::format("{}{}{}", terminal_ ? "\r\033[K" : "", line, terminal_ && !last ? "" : "\n"));
 }
 
 }  // namespace frameshard

@@ -69,9 +69,7 @@ class Generator {
     for (size_t i = 0; i < all.size(); ++i) {
       const bool mine = int(i) % mesh_.shape().dp == mesh_.coord().dp;
       const bool complete = has_complete_output(job_.unit_directory(all[i])) && !job_.config.output.overwrite;
-      if (mine && complete && mesh_.replica().rank() == 0) {
-        log::info("{} is complete and is kept", job_.unit_directory(all[i]).string());
-      }
+      if (mine && complete && mesh_.replica().rank() == 0) keep(all[i]);
       wanted[int64_t(i)] = uint8_t(mine && !complete);
     }
     mesh_.replica().broadcast(wanted, 0);
@@ -80,6 +78,17 @@ class Generator {
       if (wanted[int64_t(i)].item<uint8_t>()) units.push_back(all[i]);
     }
     return units;
+  }
+
+  // A complete output of an earlier run. One that was killed right after a video has not noted it in the
+  // list.
+  void keep(const Unit& unit) {
+    const auto directory = job_.unit_directory(unit);
+    log::info("{} is complete and is kept", directory.string());
+    if (job_.config.requests.empty()) return;
+    const auto video = directory / "video.mp4";
+    if (!has_result(job_.directory, video))
+      append_result(job_.directory, job_.requests[unit.request].id, video, {});
   }
 
   void make(const Unit& unit, const Conditioning& text) {
@@ -97,10 +106,9 @@ class Generator {
     metrics_.denoise_peak_bytes = take_peak();
     if (first) {
       set_phase("decode");
-      // What is cheap to keep is written first, and the video last.
+      remove_old_video(directory);  // before the files beside it change
       write_file_atomically(directory / "run.yaml", dump_yaml(job_.config));
       if (job_.config.output.save_latents) write_latents(latents, directory);
-      remove_old_video(directory);
       at::set_num_threads(decode_threads());
       const int64_t frames = write_video(*vae_, latents, directory, settings(request, unit.sample));
       at::set_num_threads(plan_.machine.threads_per_rank);
@@ -148,7 +156,7 @@ class Generator {
     return std::max(plan_.machine.threads_per_rank, std::min(theirs, allowed_cores()));
   }
 
-  // With `overwrite`, an old video must not stand beside new latents if this run is killed.
+  // With `overwrite`: an old video must not stand beside new latents where this run is killed.
   static void remove_old_video(const std::filesystem::path& directory) {
     std::error_code ignored;
     std::filesystem::remove(directory / "video.mp4", ignored);

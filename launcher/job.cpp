@@ -32,6 +32,20 @@ Job open_job(const std::string& config, const std::vector<std::string>& override
   return job;
 }
 
+namespace {
+
+// Reports of earlier runs must not be taken for this one's.
+void remove_old_failures(const std::filesystem::path& directory) {
+  std::error_code ignored;
+  for (const auto& entry : std::filesystem::directory_iterator(directory, ignored)) {
+    const std::string name = entry.path().filename().string();
+    const bool report = name.starts_with("error.rank") && name.ends_with(".json");
+    if (report || name.starts_with(".failure-")) std::filesystem::remove(entry.path(), ignored);
+  }
+}
+
+}  // namespace
+
 void prepare_outputs(const Job& job) {
   for (const Unit& unit : job.units()) {
     const auto directory = job.unit_directory(unit);
@@ -43,6 +57,7 @@ void prepare_outputs(const Job& job) {
     }
     prepare_output_directory(directory);
   }
+  remove_old_failures(job.directory);
 }
 
 std::string device_type(const std::string& wanted) {

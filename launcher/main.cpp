@@ -3,8 +3,11 @@
 #include <cstdio>
 
 #include <CLI/CLI.hpp>
+#include <fcntl.h>
+#include <unistd.h>
 
 #include "core/cuda_module.h"
+#include "core/log.h"
 #include "core/phase.h"
 #include "core/version.h"
 #include "launcher/commands/commands.h"
@@ -68,13 +71,44 @@ void add_commands(CLI::App& app, Arguments& arguments, int& code) {
 
 int report(const Failure& failure) {
   std::fflush(stdout);
-  fmt::print(stderr, "FAILED at {}: {}\n", current_phase(), failure.message);
+  log::print(fmt::format("FAILED at {}: {}\n", current_phase(), failure.message));
   return int(failure.code);
+}
+
+// A started process may lack stdin, stdout or stderr; a file of ours must not get their number and be printed
+// into.
+void open_standard_streams() {
+  for (int descriptor = 0; descriptor < 3; ++descriptor) {
+    if (fcntl(descriptor, F_GETFD) < 0) open("/dev/null", O_RDWR);
+  }
+}
+
+// CLI11 says only that a command is missing when the first word is none.
+std::string unknown_command(const CLI::App& app, int argc, char** argv) {
+  for (int i = 1; i < argc; ++i) {
+    const std::string word = argv[i];
+    const auto known =
+        app.get_subcommands([&](const CLI::App* command) { return command->get_name() == word; });
+    if (known.empty()) return word;
+    break;
+  }
+  return "";
+}
+
+int refuse_command_line(const CLI::App& app, const CLI::ParseError& error, int argc, char** argv) {
+  const bool no_command = dynamic_cast<const CLI::RequiredError*>(&error) && app.get_subcommands().empty();
+  const std::string word = no_command ? unknown_command(app, argc, argv) : "";
+  if (!word.empty()) {
+    log::print(fmt::format("\"{}\" is no command; frameshard --help lists them\n", word));
+    return int(ExitCode::usage);
+  }
+  return app.exit(error) == 0 ? 0 : int(ExitCode::usage);
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
+  open_standard_streams();
   std::signal(SIGPIPE, SIG_IGN);  // a closed pipe is a failed write, not a killed rank
   set_phase("start");
   CLI::App app{"Frameshard splits one video diffusion job over many devices.", "frameshard"};
@@ -87,10 +121,9 @@ int main(int argc, char** argv) {
     app.parse(argc, argv);
     return code;
   } catch (const CLI::ParseError& error) {
-    const int parsed = app.exit(error);
-    return parsed == 0 ? 0 : int(ExitCode::usage);
+    return refuse_command_line(app, error, argc, argv);
   } catch (const RankFailure& failure) {
-    fmt::print(stderr, "{}\n", failure.what());
+    log::print(fmt::format("{}\n", failure.what()));
     return int(failure.code());
   } catch (...) {
     return report(current_failure());

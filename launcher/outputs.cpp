@@ -1,5 +1,7 @@
 #include "launcher/outputs.h"
 
+#include <fstream>
+
 #include <c10/core/GradMode.h>
 #include <fcntl.h>
 #include <unistd.h>
@@ -92,9 +94,21 @@ void write_metrics(const RankMetrics& mine, Communicator& replica, const std::fi
   write_file_atomically(directory / "metrics.jsonl", text);
 }
 
+bool has_result(const std::filesystem::path& run_directory, const std::filesystem::path& video) {
+  std::ifstream in(run_directory / "results.jsonl");
+  for (std::string line; std::getline(in, line);) {
+    const Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
+    if (json.is_object() && json.value("video", "") == video.string()) return true;
+  }
+  return false;
+}
+
 void append_result(const std::filesystem::path& run_directory, const std::string& id,
-                   const std::filesystem::path& video, double seconds) {
-  const Json line = {{"id", id}, {"status", "done"}, {"video", video.string()}, {"seconds", seconds}};
+                   const std::filesystem::path& video, std::optional<double> seconds) {
+  const Json line = {{"id", id},
+                     {"status", "done"},
+                     {"video", video.string()},
+                     {"seconds", seconds ? Json(*seconds) : Json(nullptr)}};
   const std::string text = line.dump() + "\n";
   const auto file = run_directory / "results.jsonl";
   const int descriptor = ::open(file.c_str(), O_CREAT | O_APPEND | O_WRONLY | O_CLOEXEC, 0644);

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -41,8 +42,12 @@ struct RankMetrics {
 /// Gathers every rank's metrics; the first rank of the group writes metrics.jsonl. Collective.
 void write_metrics(const RankMetrics& mine, Communicator& replica, const std::filesystem::path& directory);
 
-/// Appends a line to results.jsonl, in one write, so that replicas do not mix theirs.
+/// True where results.jsonl has a line for this video.
+bool has_result(const std::filesystem::path& run_directory, const std::filesystem::path& video);
+
+/// Appends a line to results.jsonl, in one write, so that replicas do not mix theirs. No seconds: not known
+/// any more.
 void append_result(const std::filesystem::path& run_directory, const std::string& id,
-                   const std::filesystem::path& video, double seconds);
+                   const std::filesystem::path& video, std::optional<double> seconds);
 
 }  // namespace frameshard

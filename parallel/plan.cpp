@@ -80,12 +80,17 @@ RunPlan plan_for_mesh(const RunConfig& config, const ModelFacts& model, const Pl
   plan.tokens = Partition::even(plan.grid.total(), mesh.cp);
   plan.heads = Partition::even(model.heads, plan.attention.ulysses);
   plan.costs = estimate_costs(plan, model);
+  if (mesh.dp > video_count(config)) {
+    plan.warnings.push_back(
+        fmt::format("dp_size {} is more than the {} video{} to make: the other replicas are idle", mesh.dp,
+                    video_count(config), video_count(config) == 1 ? "" : "s"));
+  }
   if (mesh.cp > model.heads) {
     plan.warnings.push_back(
         fmt::format("cp_size {} is more than the model's {} heads: {}", mesh.cp, model.heads,
                     plan.attention.ulysses > model.heads
-                        ? fmt::format("{} ranks of each Ulysses group attend to no head",
-                                      plan.attention.ulysses - model.heads)
+                        ? fmt::format("{} of the {} ranks of a Ulysses group attend to no head",
+                                      plan.attention.ulysses - model.heads, plan.attention.ulysses)
                         : fmt::format("attention runs as a ring of {}", plan.attention.ring)));
   }
   return plan;
@@ -155,7 +160,7 @@ std::vector<RunPlan> all_plans(const RunConfig& config, const ModelFacts& model,
       const bool guided =
           std::all_of(requests.begin(), requests.end(), [](auto& r) { return r.uses_guidance(); });
       // More replicas than requests, or a branch that is not computed, leave ranks idle.
-      if ((cfg == 2 && !guided) || dp > int(requests.size())) continue;
+      if ((cfg == 2 && !guided) || dp > video_count(config)) continue;
       try {
         plans.push_back(make_plan(fixed, model, machine));
       } catch (const Error&) {  // this mesh does not fit the model

@@ -76,6 +76,9 @@ std::vector<RunPlan> all_plans(const RunConfig& config, const ModelFacts& model,
 std::string describe(const RunPlan& plan, const ModelFacts& model);
 std::string describe_alternatives(const std::vector<RunPlan>& plans);
 
+/// Videos to make: requests, each times its batch.
+int64_t video_count(const RunConfig& config);
+
 // The steps of make_plan, for tests.
 MeshShape solve_mesh(const RunConfig& config, int world, bool guided, int64_t tokens);
 AttentionShape solve_attention(const AttentionConfig& wanted, int cp, int64_t heads, int ranks_per_node);

@@ -29,6 +29,12 @@ std::string factorings(int world, bool guided) {
 
 }  // namespace
 
+int64_t video_count(const RunConfig& config) {
+  int64_t videos = 0;
+  for (const RequestConfig& request : all_requests(config)) videos += request.batch_size;
+  return videos;
+}
+
 MeshShape solve_mesh(const RunConfig& config, int world, bool guided, int64_t tokens) {
   const DiffusionConfig& wanted = config.infer.diffusion;
   int64_t dp = wanted.dp_size.value.value_or(1), cfg = wanted.cfg_size.value.value_or(1),
@@ -47,7 +53,7 @@ MeshShape solve_mesh(const RunConfig& config, int world, bool guided, int64_t to
   // need requests of their own, take what fixed sizes leave.
   if (wanted.cfg_size.is_auto() && guided && rest % 2 == 0) cfg = 2, rest /= 2;
   if (wanted.cp_size.is_auto()) cp *= rest, rest = 1;
-  if (wanted.dp_size.is_auto() && rest <= int64_t(all_requests(config).size())) dp *= rest, rest = 1;
+  if (wanted.dp_size.is_auto() && rest <= video_count(config)) dp *= rest, rest = 1;
   if (rest != 1) misfit();
   if (cp > tokens) {
     fail(ExitCode::config,

@@ -27,10 +27,21 @@ class JsonReader {
   T get(const char* key) const {
     if (!has(key)) fail(ExitCode::bad_data, "{}: the key \"{}\" is missing", file_.string(), key);
     try {
+      if (std::is_integral_v<T> && !std::is_same_v<T, bool> && !json_[key].is_number_integer())
+        throw_wrong_type(key);
       return json_[key].template get<T>();
     } catch (const nlohmann::json::exception&) {
-      fail(ExitCode::bad_data, "{}: \"{}\" has the wrong type: {}", file_.string(), key, json_[key].dump());
+      throw_wrong_type(key);
     }
+  }
+  /// A whole number in a range; 65 outside.
+  int64_t get_between(const char* key, int64_t low, int64_t high) const {
+    const auto value = get<int64_t>(key);
+    if (value < low || value > high) {
+      fail(ExitCode::bad_data, "{}: {} is {}; it must be between {} and {}", file_.string(), key, value, low,
+           high);
+    }
+    return value;
   }
   template <class T>
   T get_or(const char* key, T fallback) const {
@@ -46,6 +57,10 @@ class JsonReader {
   }
 
  private:
+  [[noreturn]] void throw_wrong_type(const char* key) const {
+    fail(ExitCode::bad_data, "{}: \"{}\" has the wrong type: {}", file_.string(), key, json_[key].dump());
+  }
+
   std::filesystem::path file_;
   Json json_;
 };

@@ -63,15 +63,26 @@ const std::pair<const char*, at::ScalarType> dtypes[] = {{"F64", at::kDouble},
                                                          {"F8_E4M3", at::kFloat8_e4m3fn},
                                                          {"F8_E5M2", at::kFloat8_e5m2}};
 
-// A pickle (bare, or in the zip that torch.save writes) can run any code when loaded. The magic numbers alone are also
-// possible lengths of a header: the caller asks only where no header follows.
-void refuse_pickle(const fs::path& file, std::string_view first_bytes) {
-  if (first_bytes.starts_with("PK\x03\x04") || first_bytes.starts_with("\x80")) {
-    fail(ExitCode::bad_data,
-         "{}: this is a pickle (.pt, .pth, .ckpt, .bin), which can run code when loaded, and is refused; "
-         "convert it in "
-         "Python: safetensors.torch.save_file(torch.load(\"{}\", weights_only=True), \"model.safetensors\")",
-         file.string(), file.filename().string());
+// A pickle (bare, or in the zip that torch.save writes) can run any code when loaded. The magic numbers alone
+// are also possible lengths of a header: the caller asks only where no header follows.
+[[noreturn]] void refuse_pickle(const fs::path& pickle, const std::string& stem) {
+  fail(ExitCode::bad_data,
+       "{}: this is a pickle (.pt, .pth, .ckpt, .bin), which can run code when loaded, and is refused; "
+       "convert it in "
+       "Python: safetensors.torch.save_file(torch.load(\"{}\", weights_only=True), \"{}.safetensors\")",
+       pickle.string(), pickle.filename().string(), stem);
+}
+
+bool is_pickle(std::string_view first_bytes) {
+  return first_bytes.starts_with("PK\x03\x04") || first_bytes.starts_with("\x80");
+}
+
+void refuse_pickles_in(const fs::path& folder, const std::string& stem) {
+  std::error_code ignored;
+  for (const auto& entry : fs::directory_iterator(folder, ignored)) {
+    const std::string suffix = entry.path().extension().string();
+    if (suffix == ".bin" || suffix == ".pt" || suffix == ".pth" || suffix == ".ckpt")
+      refuse_pickle(entry.path(), stem);
   }
 }
 
@@ -101,7 +112,7 @@ Json parse_header(const fs::path& file, const std::string& text) {
 std::string read_header(const OpenFile& in, const fs::path& file, uint64_t file_bytes) {
   char first[9] = {};  // the header's length, and its first character
   in.read(first, std::min<uint64_t>(file_bytes, sizeof first), 0, "the header's length");
-  if (first[8] != '{') refuse_pickle(file, {first, 8});
+  if (first[8] != '{' && is_pickle({first, 8})) refuse_pickle(file, file.stem().string());
   if (file_bytes < 8)
     fail(ExitCode::bad_data, "{}: truncated: {} bytes are no safetensors file", file.string(), file_bytes);
   uint64_t length = 0;
@@ -131,6 +142,19 @@ uint64_t checked_size(const fs::path& file, const std::string& name, const std::
   return bytes;
 }
 
+// nlohmann would read 2.5 as 2, and -1 as a large unsigned number.
+template <class Number>
+std::vector<Number> whole_numbers(const Json& entry, const char* key) {
+  const Json& json = entry.at(key);
+  for (const Json& number : json) {
+    const bool whole = std::is_signed_v<Number> ? number.is_number_integer() : number.is_number_unsigned();
+    if (!whole)
+      throw Json::type_error::create(302, fmt::format("{} has {}, not a whole number", key, number.dump()),
+                                     &number);
+  }
+  return json.get<std::vector<Number>>();
+}
+
 TensorEntry parse_entry(const fs::path& file, const std::string& name, const Json& json, uint64_t data_start,
                         uint64_t file_bytes) {
   TensorEntry entry{.name = name, .dtype = at::kFloat, .shape = {}, .file = 0, .offset = 0, .bytes = 0};
@@ -138,8 +162,8 @@ TensorEntry parse_entry(const fs::path& file, const std::string& name, const Jso
   try {
     entry.dtype = dtype_from_safetensors(json.at("dtype").get<std::string>(),
                                          file.string() + ": tensor \"" + name + "\"");
-    entry.shape = json.at("shape").get<std::vector<int64_t>>();
-    range = json.at("data_offsets").get<std::vector<uint64_t>>();
+    entry.shape = whole_numbers<int64_t>(json, "shape");
+    range = whole_numbers<uint64_t>(json, "data_offsets");
   } catch (const nlohmann::json::exception& error) {
     fail(ExitCode::bad_data, "{}: tensor \"{}\": corrupt header entry: {}", file.string(), name,
          error.what());
@@ -270,10 +294,7 @@ WeightFiles WeightFiles::open_component(const fs::path& folder, const std::strin
   } else if (fs::exists(index)) {
     weights.add_shards(index);
   } else {
-    for (const char* suffix : {".bin", ".pt", ".pth", ".ckpt"}) {
-      const fs::path pickle = folder / (stem + suffix);
-      if (fs::exists(pickle)) refuse_pickle(pickle, "\x80");
-    }
+    refuse_pickles_in(folder, stem);
     fail(ExitCode::missing_file, "{}: neither {} nor {} is there", folder.string(),
          single.filename().string(), index.filename().string());
   }

@@ -49,6 +49,9 @@ int64_t fixed_ranks(const Job& job) {
 
 int ranks_alone(const Job& job) {
   const int64_t fixed = fixed_ranks(job);
+  if (job.config.infer.backend == "threads" && fixed > 256) {
+    fail(ExitCode::config, "dp*cfg*cp = {} ranks as threads of one process; at most 256 make sense", fixed);
+  }
   if (job.config.infer.backend == "threads") return fixed > 1 ? int(fixed) : local_device_count();
   if (fixed > 1) {
     fail(ExitCode::config,
@@ -123,8 +126,7 @@ int settle(const Failure& mine, Communicator& world) {
     const int code = std::stoi(all[size_t(rank)]);
     if (code == 0) continue;
     if (rank == world.rank()) {
-      fmt::print(stderr, "FAILED at {}: {}\n", current_phase(), mine.message);
-      std::fflush(stderr);
+      log::print(fmt::format("FAILED at {}: {}\n", current_phase(), mine.message));
     }
     world.barrier();  // nobody ends, and has the others killed, before the message is out
     return code;
@@ -144,8 +146,7 @@ std::string shared_token(Communicator& world) {
     write_failure_file(job.directory, failure, world.rank(), current_phase());
     const auto line =
         failure_line(failure, world.rank(), world.size(), device_text(job, place), current_phase());
-    fmt::print(stderr, "{}\n", line);
-    std::fflush(stderr);
+    log::print(line + "\n");
   }
   // Ranks that fail in the same moment must find the claim, and the one that reports must not be killed
   // meanwhile.

@@ -68,7 +68,13 @@ FlowSettings FlowSettings::read(const std::filesystem::path& file, const Schedul
     settings.bh2 = type == "bh2";
     settings.lower_order_final = json.get_or("lower_order_final", true);
     settings.no_corrector = json.get_or("disable_corrector", std::vector<int64_t>{});
-    settings.final_zero = json.get_or<std::string>("final_sigmas_type", "zero") == "zero";
+    const auto last = json.get_or<std::string>("final_sigmas_type", "zero");
+    if (last != "zero" && last != "sigma_min") {
+      fail(ExitCode::bad_data, "{}: final_sigmas_type \"{}\" is unknown; known: zero, sigma_min",
+           file.string(), last);
+    }
+    settings.final_zero = last == "zero";
+    if (json.has("solver_p")) fail(ExitCode::bad_data, "{}: solver_p is not supported", file.string());
   } else if (name == "FlowMatchEulerDiscreteScheduler") {
     settings.solver = "euler";
     settings.shift = json.get_or("shift", 1.0);
@@ -89,6 +95,10 @@ FlowSettings FlowSettings::read(const std::filesystem::path& file, const Schedul
   if (overrides.flow_shift) settings.shift = *overrides.flow_shift;
   if (overrides.solver) settings.solver = *overrides.solver;
   settings.sigmas = overrides.sigmas;
+  if (settings.shift <= 0) {
+    fail(ExitCode::bad_data, "{}: the shift of the noise levels ({}) is {}; it must be above 0",
+         file.string(), name == "UniPCMultistepScheduler" ? "flow_shift" : "shift", settings.shift);
+  }
   if (settings.order < 1 || settings.order > 3 || settings.train_steps < 1) {
     fail(ExitCode::bad_data, "{}: solver_order must be 1 to 3 and num_train_timesteps positive",
          file.string());

@@ -19,14 +19,14 @@ DitConfig DitConfig::read(const std::filesystem::path& config_json) {
            config_json.string(), image_key);
     }
   }
-  DitConfig config{.heads = json.get<int64_t>("num_attention_heads"),
-                   .head_dim = json.get<int64_t>("attention_head_dim"),
-                   .layers = json.get<int64_t>("num_layers"),
-                   .ffn_dim = json.get<int64_t>("ffn_dim"),
-                   .in_channels = json.get<int64_t>("in_channels"),
+  DitConfig config{.heads = json.get_between("num_attention_heads", 1, 4096),
+                   .head_dim = json.get_between("attention_head_dim", 2, 65536),
+                   .layers = json.get_between("num_layers", 1, 4096),
+                   .ffn_dim = json.get_between("ffn_dim", 1, 1 << 24),
+                   .in_channels = json.get_between("in_channels", 1, 65536),
                    .out_channels = json.get_or<int64_t>("out_channels", json.get<int64_t>("in_channels")),
-                   .text_dim = json.get<int64_t>("text_dim"),
-                   .freq_dim = json.get<int64_t>("freq_dim"),
+                   .text_dim = json.get_between("text_dim", 1, 1 << 24),
+                   .freq_dim = json.get_between("freq_dim", 2, 1 << 24),
                    .patch = json.get_or<std::vector<int64_t>>("patch_size", {1, 2, 2}),
                    .cross_attention_norm = json.get_or("cross_attn_norm", true),
                    .eps = json.get_or("eps", 1e-6),
@@ -35,12 +35,8 @@ DitConfig DitConfig::read(const std::filesystem::path& config_json) {
     fail(ExitCode::bad_data, "{}: in_channels {} and out_channels {} differ: not a text-to-video model",
          config_json.string(), config.in_channels, config.out_channels);
   }
-  const bool positive = std::min({config.heads, config.head_dim, config.layers, config.ffn_dim,
-                                  config.in_channels, config.text_dim, config.freq_dim}) > 0;
-  if (!positive || config.head_dim % 2 != 0 || config.freq_dim % 2 != 0 ||
-      config.patch != std::vector<int64_t>{1, 2, 2}) {
-    fail(ExitCode::bad_data,
-         "{}: sizes must be positive, head and frequency dims even, and patch_size [1, 2, 2]",
+  if (config.head_dim % 2 != 0 || config.freq_dim % 2 != 0 || config.patch != std::vector<int64_t>{1, 2, 2}) {
+    fail(ExitCode::bad_data, "{}: attention_head_dim and freq_dim must be even, and patch_size [1, 2, 2]",
          config_json.string());
   }
   return config;

@@ -14,12 +14,12 @@ Umt5Config Umt5Config::read(const std::filesystem::path& config_json) {
   const JsonReader json(config_json);
   json.expect<std::string>("model_type", "umt5");
   json.expect<std::string>("feed_forward_proj", "gated-gelu");
-  return {.width = json.get<int64_t>("d_model"),
-          .ffn_dim = json.get<int64_t>("d_ff"),
-          .head_dim = json.get<int64_t>("d_kv"),
-          .heads = json.get<int64_t>("num_heads"),
-          .layers = json.get<int64_t>("num_layers"),
-          .vocabulary = json.get<int64_t>("vocab_size"),
+  return {.width = json.get_between("d_model", 1, 1 << 20),
+          .ffn_dim = json.get_between("d_ff", 1, 1 << 24),
+          .head_dim = json.get_between("d_kv", 1, 65536),
+          .heads = json.get_between("num_heads", 1, 65536),
+          .layers = json.get_between("num_layers", 1, 4096),
+          .vocabulary = json.get_between("vocab_size", 1, 1 << 28),
           .buckets = json.get_or<int64_t>("relative_attention_num_buckets", 32),
           .max_distance = json.get_or<int64_t>("relative_attention_max_distance", 128),
           .eps = json.get_or("layer_norm_epsilon", 1e-6)};
