@@ -75,9 +75,8 @@ at::Tensor DenoiseLoop::run(const RequestConfig& request, const Conditioning& te
   for (int64_t i = 0; i < schedule.steps(); ++i) {
     set_phase("denoise", i + 1, schedule.steps());
     const at::Tensor timestep = at::full({1}, schedule.timestep(i), latents.options());
-    const at::Tensor prediction = guidance([&](Branch branch) {
-      return denoiser_.predict(latents, timestep, contexts[int(branch)], sequence).to(at::kFloat);
-    });
+    const at::Tensor prediction = guidance(
+        [&](Branch branch) { return denoiser_.predict(latents, timestep, contexts[int(branch)], sequence); });
     latents = schedule.step(prediction, i, latents);
     if (!at::isfinite(latents).all().item<bool>()) {
       fail(ExitCode::not_finite, "step {} of {} made a NaN or Inf in the latents; try model.dtype=float32",

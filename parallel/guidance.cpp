@@ -21,15 +21,17 @@ std::vector<Branch> GuidanceCombiner::mine() const {
 }
 
 at::Tensor GuidanceCombiner::operator()(const std::function<at::Tensor(Branch)>& predict) const {
-  if (!guided()) return predict(Branch::cond);
+  auto wide = [](const at::Tensor& prediction) { return prediction.to(at::kFloat); };
+  if (!guided()) return wide(predict(Branch::cond));
   if (cfg_.size() == 1) {
-    const at::Tensor cond = predict(Branch::cond);
-    return combine(cond, predict(Branch::uncond), scale_);
+    const at::Tensor cond = wide(predict(Branch::cond));
+    return combine(cond, wide(predict(Branch::uncond)), scale_);
   }
+  // Predictions travel in the model's type and are combined in float32.
   const at::Tensor mine = predict(this->mine().front()).contiguous();
   const at::Tensor both = cfg_.all_gather(mine.view({-1}), {mine.numel(), mine.numel()});
-  return combine(both.narrow(0, 0, mine.numel()).view(mine.sizes()),
-                 both.narrow(0, mine.numel(), mine.numel()).view(mine.sizes()), scale_);
+  const at::Tensor branches = wide(both).view({2, -1});
+  return combine(branches[0].view(mine.sizes()), branches[1].view(mine.sizes()), scale_);
 }
 
 }  // namespace frameshard

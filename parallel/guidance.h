@@ -24,7 +24,7 @@ class GuidanceCombiner {
   bool guided() const { return scale_ > 1; }
   /// The branches that this rank computes.
   std::vector<Branch> mine() const;
-  /// Computes this rank's branches with `predict`, all-gathers, combines; the same tensor on every rank.
+  /// Computes this rank's branches with `predict`, all-gathers, combines in float32; the same tensor on every rank.
   at::Tensor operator()(const std::function<at::Tensor(Branch)>& predict) const;
 
  private:

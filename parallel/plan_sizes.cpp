@@ -15,7 +15,7 @@ std::string mesh_text(MeshShape mesh) {
   return fmt::format("dp {} x cfg {} x cp {}", mesh.dp, mesh.cfg, mesh.cp);
 }
 
-// Factorings of `world` that keep the sizes a user fixed, or all of them where none does.
+// The first factorings of `world`, for an error message.
 std::string factorings(int world, bool guided) {
   std::vector<std::string> texts;
   for (int dp = 1; dp <= world; ++dp) {
@@ -82,10 +82,10 @@ AttentionShape solve_attention(const AttentionConfig& wanted, int cp, int64_t he
                              : AttentionShape{int(given), int(other)};
   }
   // All-to-all inside a node and over no more ranks than there are heads; a ring between such groups.
-  const int64_t limit = std::min<int64_t>(heads, ranks_per_node > 0 ? ranks_per_node : cp);
   int best = 1;
-  for (int size = 1; size <= cp; ++size) {
-    if (cp % size == 0 && size <= limit) best = size;
+  for (int size = 1; size <= std::min<int64_t>(cp, heads); ++size) {
+    const bool inside_node = ranks_per_node == 0 || ranks_per_node % size == 0;
+    if (cp % size == 0 && inside_node) best = size;
   }
   return {.ulysses = best, .ring = cp / best};
 }

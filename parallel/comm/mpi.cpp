@@ -154,7 +154,9 @@ class MpiCommunicator final : public Communicator {
             "all_to_all", *this);
     }
     const auto me = size_t(rank());
-    std::memcpy(target + recv_at[me] * each, source + send_at[me] * each, size_t(send_counts[me] * each));
+    if (send_counts[me] > 0) {
+      std::memcpy(target + recv_at[me] * each, source + send_at[me] * each, size_t(send_counts[me] * each));
+    }
     check(MPI_Waitall(int(requests.size()), requests.data(), MPI_STATUSES_IGNORE), "all_to_all", *this);
     from_host(to, out);
   }

@@ -10,7 +10,7 @@ std::vector<std::string> gather_texts(Communicator& comm, const std::string& min
   const at::Tensor lengths = comm.all_gather(length, Counts(ranks, 1));
   const Counts counts(lengths.data_ptr<int64_t>(), lengths.data_ptr<int64_t>() + ranks);
   at::Tensor bytes = at::empty({int64_t(mine.size())}, at::kByte);
-  std::memcpy(bytes.data_ptr(), mine.data(), mine.size());
+  if (!mine.empty()) std::memcpy(bytes.data_ptr(), mine.data(), mine.size());
   const at::Tensor all = comm.all_gather(bytes, counts);
   std::vector<std::string> texts;
   const char* at = static_cast<const char*>(all.data_ptr());

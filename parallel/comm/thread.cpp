@@ -30,10 +30,14 @@ struct Slot {
 struct Group {
   Group(std::shared_ptr<World> the_world, int n) : world(std::move(the_world)), size(n), slots(size_t(n)) {}
 
-  // Returns when all ranks of the group have arrived.
-  void wait() {
+  // Returns when all ranks of the group have arrived, or throws when a rank has failed meanwhile.
+  void wait() { wait(/*until_failure=*/true); }
+  // For ranks that are sure to come, whatever failed.
+  void wait_for_all() { wait(/*until_failure=*/false); }
+
+  void wait(bool until_failure) {
     std::unique_lock lock(world->mutex);
-    if (world->first_failure) throw OtherRankFailed();
+    if (until_failure && world->first_failure) throw OtherRankFailed();
     const uint64_t mine = generation;
     if (++arrived == size) {
       arrived = 0;
@@ -41,7 +45,7 @@ struct Group {
       world->changed.notify_all();
       return;
     }
-    world->changed.wait(lock, [&] { return generation != mine || world->first_failure; });
+    world->changed.wait(lock, [&] { return generation != mine || (until_failure && world->first_failure); });
     if (generation == mine) throw OtherRankFailed();
   }
 
@@ -80,9 +84,15 @@ class ThreadCommunicator final : public Communicator {
     if (mine.tensor) synchronize(mine.tensor->device());  // others read on streams of their own
     group_->slots[size_t(rank())] = mine;
     group_->wait();
-    work(group_->slots);
-    if (mine.tensor) synchronize(mine.tensor->device());
-    group_->wait();
+    std::exception_ptr failure;
+    try {
+      work(group_->slots);
+      if (mine.tensor) synchronize(mine.tensor->device());
+    } catch (...) {
+      failure = std::current_exception();
+    }
+    group_->wait_for_all();  // what this rank shows must stay until all have read it
+    if (failure) std::rethrow_exception(failure);
   }
 
   void do_all_reduce(at::Tensor& tensor, ReduceOp op) override {
