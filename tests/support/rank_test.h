@@ -7,6 +7,7 @@
 #include <ATen/ATen.h>
 
 #include "core/error.h"
+#include "parallel/comm/mpi_session.h"
 #include "parallel/comm/thread.h"
 #include "tests/support/catch.h"
 
@@ -14,6 +15,17 @@ namespace frameshard::testing {
 
 /// The world under mpirun, else null.
 Communicator*& mpi_world();
+
+/// One rank's failure ends all: the others may be waiting for it in a collective.
+inline void run_or_abort(const std::function<void(Communicator&)>& body) {
+  try {
+    body(*mpi_world());
+    SUCCEED();
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "rank {} of {}: {}\n", mpi_world()->rank(), mpi_world()->size(), error.what());
+    abort_all_ranks(1);
+  }
+}
 
 /// Runs the body with each of these rank counts in threads; under mpirun with as many ranks as it started, if
 /// that is one of them. Catch2's macros are not made for several threads: bodies use the checks below, which
@@ -25,7 +37,7 @@ inline void on_ranks(std::initializer_list<int> counts, const std::function<void
     ran = true;
     INFO("with " << n << " ranks");
     if (mpi_world()) {
-      REQUIRE_NOTHROW(body(*mpi_world()));
+      run_or_abort(body);
     } else {
       REQUIRE_NOTHROW(run_ranks(n, body));
     }
