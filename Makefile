@@ -34,7 +34,7 @@ test-asan: setup
 	cmake --build --preset asan -j $(JOBS) --target frameshard_unit frameshard_ranks
 	ASAN_OPTIONS=detect_leaks=0 $(CTEST) --test-dir build/asan -L 'unit|ranks'
 
-# Folders of the real models' sizes with random weights: 20 GB of disk and of memory.
+# Folders of the real models' sizes with random weights: 16 GB of disk, 14 GB of memory.
 test-large: setup-tests build
 	cmake --build --preset release -j $(JOBS)
 	$(CTEST) --test-dir $(BUILD) -L large

@@ -3,7 +3,10 @@
 # Targets: LibTorch::cpu (libtorch_cpu and libc10 alone: a quarter of the start-up time and memory of the CUDA build)
 # and, where the files are there, LibTorch::cuda and LibTorch::nccl.
 set(_pythons ${CMAKE_SOURCE_DIR}/build/venv/bin/python python3)
-find_path(LibTorch_INCLUDE_DIR ATen/ATen.h PATH_SUFFIXES include NO_DEFAULT_PATH PATHS ${CMAKE_PREFIX_PATH})
+cmake_path(CONVERT "$ENV{CMAKE_PREFIX_PATH}" TO_CMAKE_PATH_LIST _prefixes)
+# The prefix of an unpacked LibTorch, or torch.utils.cmake_prefix_path, which ends in share/cmake.
+find_path(LibTorch_INCLUDE_DIR ATen/ATen.h PATH_SUFFIXES include ../../include NO_DEFAULT_PATH
+          PATHS ${CMAKE_PREFIX_PATH} ${_prefixes})
 foreach(_python IN LISTS _pythons)
   if(NOT LibTorch_INCLUDE_DIR)
     execute_process(COMMAND ${_python} -c "import importlib.util as u; print(u.find_spec('torch').submodule_search_locations[0])"

@@ -4,6 +4,7 @@
 
 #include "core/fields_read.h"
 #include "core/fields_write.h"
+#include "core/hash.h"
 #include "core/text.h"
 
 namespace frameshard {
@@ -153,12 +154,12 @@ std::vector<std::pair<std::string, std::string>> flatten(const RunConfig& config
 }
 
 std::string config_hash(const RunConfig& config) {
-  uint64_t hash = 0xcbf29ce484222325;  // FNV-1a, 64 bits
+  std::string text;
   for (const auto& [key, value] : flatten(config)) {
     if (key.starts_with("infer.") || key.starts_with("output.")) continue;
-    for (const unsigned char c : key + "=" + value + "\n") hash = (hash ^ c) * 0x100000001b3;
+    text += key + "=" + value + "\n";
   }
-  return fmt::format("{:016x}", hash);
+  return fmt::format("{:016x}", fnv1a(text));
 }
 
 std::vector<KeyInfo> config_keys() {

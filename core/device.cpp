@@ -1,5 +1,6 @@
 #include "core/device.h"
 
+#include <ATen/Context.h>
 #include <malloc.h>
 
 #include "core/cuda_module.h"
@@ -34,6 +35,12 @@ at::ScalarType resolve_dtype(const std::string& wanted, const at::Device& device
   if (wanted == "float16") return at::kHalf;
   require(wanted == "auto", "unknown dtype {}", wanted);
   return device.is_cuda() ? at::kBFloat16 : at::kFloat;
+}
+
+void use_device(const at::Device& device) {
+  if (!device.is_cuda()) return;
+  at::globalContext().lazyInitDevice(at::kCUDA);
+  cuda()->set_device(device.index());
 }
 
 void synchronize(const at::Device& device) {

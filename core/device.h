@@ -26,6 +26,9 @@ at::Device device_for_rank(const std::string& wanted, int local_rank);
 /// CUDA.
 at::ScalarType resolve_dtype(const std::string& wanted, const at::Device& device);
 
+/// Makes a device this thread's, and starts CUDA where it is a GPU: memory can be asked about from then on.
+void use_device(const at::Device& device);
+
 /// Waits until the device has done its work; nothing to wait for on a CPU.
 void synchronize(const at::Device& device);
 /// The most memory taken so far, in bytes: allocated on a GPU, resident on a CPU. reset_peak_memory starts

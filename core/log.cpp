@@ -31,7 +31,10 @@ spdlog::logger& logger() {
     auto made = spdlog::stderr_color_mt("frameshard");
     made->set_pattern("%^%v%$");
     const char* wanted = std::getenv("FRAMESHARD_LOG");
-    made->set_level(wanted ? spdlog::level::from_str(wanted) : spdlog::level::info);
+    const auto level = wanted ? spdlog::level::from_str(wanted) : spdlog::level::info;
+    // from_str answers "off" to a word that it does not know.
+    made->set_level(level == spdlog::level::off && std::string(wanted) != "off" ? spdlog::level::info
+                                                                                : level);
     return made;
   }();
   return *instance;

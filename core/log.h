@@ -13,7 +13,7 @@ enum class Level { debug, info, warning, error };
 /// Sets this thread's rank; ranks other than 0 show warnings and errors alone. A world of one has no tag.
 void set_rank(int rank, int world_size);
 
-/// FRAMESHARD_LOG=debug|info|warning|error chooses the level; the default is info.
+/// FRAMESHARD_LOG=debug|info|warning|error|off chooses the level; the default is info.
 void write(Level level, std::string_view message);
 
 /// Text for the user on stderr, as it is. A stderr that is closed or full is no reason to stop a run.

@@ -4,7 +4,6 @@
 
 #include <ATen/Parallel.h>
 
-#include "core/cuda_module.h"
 #include "core/device.h"
 #include "core/host.h"
 #include "core/io/atomic_file.h"
@@ -104,17 +103,18 @@ class Generator {
     synchronize(device_);
     metrics_.denoise_seconds = watch.lap();
     metrics_.denoise_peak_bytes = take_peak();
+    std::optional<VideoOutput> video;
     if (first) {
       set_phase("decode");
-      remove_old_video(directory);  // before the files beside it change
+      remove_old_outputs(directory);
       write_file_atomically(directory / "run.yaml", dump_yaml(job_.config));
       if (job_.config.output.save_latents) write_latents(latents, directory);
       at::set_num_threads(decode_threads());
-      const int64_t frames = write_video(*vae_, latents, directory, settings(request, unit.sample));
+      video.emplace(directory, settings(request, unit.sample));
+      video->decode(*vae_, latents);
       at::set_num_threads(plan_.machine.threads_per_rank);
       metrics_.decode_seconds = watch.lap();
-      log::info("decoded and wrote {} frames in {:.1f} s", frames, metrics_.decode_seconds);
-      videos_.push_back(directory / "video.mp4");
+      log::info("decoded {} frames in {:.1f} s", request.num_frames, metrics_.decode_seconds);
     }
     set_phase("finish");
     mesh_.replica().barrier();
@@ -123,6 +123,8 @@ class Generator {
     metrics_.decode_peak_bytes = take_peak();
     write_metrics(metrics_, mesh_.replica(), directory);
     if (first) {
+      video->finish();  // last: a directory with a video is a complete one
+      videos_.push_back(directory / "video.mp4");
       log::info("peak memory of rank {}: {}", world_.rank(), format_bytes(metrics_.peak_bytes()));
       if (!job_.config.requests.empty()) {
         append_result(job_.directory, request.id, directory / "video.mp4", whole.lap());
@@ -156,16 +158,11 @@ class Generator {
     return std::max(plan_.machine.threads_per_rank, std::min(theirs, allowed_cores()));
   }
 
-  // With `overwrite`: an old video must not stand beside new latents where this run is killed.
-  static void remove_old_video(const std::filesystem::path& directory) {
-    std::error_code ignored;
-    std::filesystem::remove(directory / "video.mp4", ignored);
-  }
-
   OutputSettings settings(const RequestConfig& request, int64_t sample) const {
     return {.fps = int(job_.config.output.fps),
             .width = request.width,
             .height = request.height,
+            .frames = request.num_frames,
             .metadata = {{"prompt", request.prompt},
                          {"negative_prompt", request.negative_prompt},
                          {"seed", std::to_string(request.seed + sample)},
@@ -216,7 +213,7 @@ std::vector<std::filesystem::path> generate(const Job& job, const RunPlan& plan,
   set_phase("setup");
   at::set_num_threads(plan.machine.threads_per_rank);
   const at::Device device = device_for_rank(job.config.infer.device, place.local_rank);
-  if (device.is_cuda()) cuda()->set_device(device.index());
+  use_device(device);
   reset_peak_memory(device);
   return Generator(job, plan, device, world).run(models);
 }

@@ -1,12 +1,42 @@
 #include "launcher/job.h"
 
+#include <set>
+
 #include "core/cuda_module.h"
 #include "core/device.h"
 #include "core/error.h"
+#include "core/hash.h"
 #include "core/io/run_directory.h"
+#include "core/io/safetensors.h"
+#include "core/io/video_writer.h"
 #include "parallel/comm/text.h"
 
 namespace frameshard {
+
+namespace {
+
+// Found here and not when the weights are loaded; the file is read again then.
+void check_latents(const RequestConfig& request, const ModelFacts& model) {
+  if (!request.latents) return;
+  const WeightFiles file = WeightFiles::open(*request.latents);
+  const TensorEntry* latents = file.find("latents");
+  if (!latents) fail(ExitCode::bad_data, "{}: no tensor \"latents\"", *request.latents);
+  const std::vector<int64_t> wanted{
+      request.batch_size, model.latent_channels, (request.num_frames - 1) / model.frames_per_latent + 1,
+      request.height / model.pixels_per_latent, request.width / model.pixels_per_latent};
+  if (latents->shape != wanted) {
+    fail(ExitCode::bad_data, "{}: latents of shape {}; this request needs {}", *request.latents,
+         format_shape(latents->shape), format_shape(wanted));
+  }
+}
+
+// A build without an encoder must not find that out after an hour of denoising. The file is never finished.
+void check_encoder(const RequestConfig& request, const std::filesystem::path& directory, int fps) {
+  VideoWriter(directory / "video.mp4",
+              {.width = int(request.width), .height = int(request.height), .fps = fps, .metadata = {}});
+}
+
+}  // namespace
 
 std::vector<Unit> Job::units() const {
   std::vector<Unit> units;
@@ -28,6 +58,8 @@ Job open_job(const std::string& config, const std::vector<std::string>& override
   job.requests = all_requests(job.config);
   job.checkpoint = open_checkpoint(job.config.model.path);
   job.checkpoint->schedule(job.config.scheduler, 2);  // the scheduler's settings are checked when it is made
+  const ModelFacts facts = job.checkpoint->facts(at::kFloat, at::kFloat);
+  for (const RequestConfig& request : job.requests) check_latents(request, facts);
   job.directory = std::filesystem::path(job.config.output.directory) / job.config.name;
   return job;
 }
@@ -47,6 +79,7 @@ void remove_old_failures(const std::filesystem::path& directory) {
 }  // namespace
 
 void prepare_outputs(const Job& job) {
+  std::set<std::pair<int64_t, int64_t>> checked;  // sizes
   for (const Unit& unit : job.units()) {
     const auto directory = job.unit_directory(unit);
     if (job.config.requests.empty() && !job.config.output.overwrite && has_complete_output(directory)) {
@@ -56,6 +89,10 @@ void prepare_outputs(const Job& job) {
           (directory / "video.mp4").string());
     }
     prepare_output_directory(directory);
+    const RequestConfig& request = job.requests[unit.request];
+    if (checked.insert({request.width, request.height}).second) {
+      check_encoder(request, directory, int(job.config.output.fps));
+    }
   }
   remove_old_failures(job.directory);
 }
@@ -92,6 +129,9 @@ namespace {
 std::vector<std::pair<std::string, std::string>> identity(const Job& job) {
   auto keys = flatten(job.config);
   keys.emplace_back("weights", job.checkpoint->fingerprint());
+  for (const RequestConfig& request : job.requests) {
+    if (request.latents) keys.emplace_back("latents of " + *request.latents, file_hash(*request.latents));
+  }
   return keys;
 }
 

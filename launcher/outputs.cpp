@@ -11,7 +11,7 @@
 #include "core/io/json_file.h"
 #include "core/io/png_writer.h"
 #include "core/io/safetensors.h"
-#include "core/io/video_writer.h"
+#include "core/log.h"
 #include "models/pipeline.h"
 #include "parallel/comm/text.h"
 
@@ -22,39 +22,52 @@ std::span<const uint8_t> bytes_of(const at::Tensor& tensor) {
   return {tensor.data_ptr<uint8_t>(), size_t(tensor.numel())};
 }
 
-// Up to 6 frames side by side, evenly over the video.
-void write_preview(const std::filesystem::path& file, const std::vector<at::Tensor>& frames) {
-  const auto count = std::min<size_t>(frames.size(), 6);
-  std::vector<at::Tensor> chosen;
-  for (size_t i = 0; i < count; ++i)
-    chosen.push_back(frames[count == 1 ? 0 : i * (frames.size() - 1) / (count - 1)]);
-  const at::Tensor strip = at::cat(chosen, 1).contiguous();  // [H, n*W, 3]
-  write_png(file, int(strip.size(1)), int(strip.size(0)), bytes_of(strip));
+constexpr int64_t strip_frames = 6;
+
+// Whether frame i of n is one of up to 6 that lie evenly over the video.
+bool in_strip(int64_t i, int64_t n) {
+  const int64_t count = std::min(n, strip_frames);
+  for (int64_t k = 0; k < count; ++k) {
+    if (i == (count == 1 ? 0 : k * (n - 1) / (count - 1))) return true;
+  }
+  return false;
 }
 
 }  // namespace
 
-int64_t write_video(const Vae& vae, const at::Tensor& latents, const std::filesystem::path& directory,
-                    const OutputSettings& settings) {
+VideoOutput::VideoOutput(const std::filesystem::path& directory, const OutputSettings& settings)
+    : directory_(directory),
+      writer_(directory / "video.mp4", {.width = int(settings.width),
+                                        .height = int(settings.height),
+                                        .fps = settings.fps,
+                                        .metadata = settings.metadata}),
+      frames_(settings.frames) {}
+
+void VideoOutput::write_frame(const at::Tensor& frame) {
+  writer_.write(bytes_of(frame));
+  if (in_strip(done_, frames_)) strip_.push_back(frame.clone());
+  ++done_;
+}
+
+void VideoOutput::decode(const Vae& vae, const at::Tensor& latents) {
   const c10::NoGradGuard no_grad;
-  VideoWriter writer(directory / "video.mp4", {.width = int(settings.width),
-                                               .height = int(settings.height),
-                                               .fps = settings.fps,
-                                               .metadata = settings.metadata});
-  std::vector<at::Tensor> kept;  // as bytes: small beside the decoder's activations
   vae.decode(latents, [&](const at::Tensor& frames) {
     if (!at::isfinite(frames).all().item<bool>()) {
       fail(ExitCode::not_finite, "the VAE made a NaN or Inf near frame {}; try model.vae_dtype=float32",
-           kept.size());
+           done_);
     }
-    for (const at::Tensor& frame : to_rgb_bytes(frames).unbind()) {
-      writer.write(bytes_of(frame));
-      kept.push_back(frame.clone());
-    }
+    for (const at::Tensor& frame : to_rgb_bytes(frames).unbind()) write_frame(frame);
   });
-  write_preview(directory / "preview.png", kept);
-  writer.finish();  // last: a directory with a video is a complete one
-  return int64_t(kept.size());
+  if (!can_write_png()) return log::warning("no preview.png: built without libpng");
+  const at::Tensor strip = at::cat(strip_, 1).contiguous();  // [H, n*W, 3]
+  write_png(directory_ / "preview.png", int(strip.size(1)), int(strip.size(0)), bytes_of(strip));
+}
+
+void remove_old_outputs(const std::filesystem::path& directory) {
+  std::error_code ignored;
+  for (const char* name : {"video.mp4", "preview.png", "latents.safetensors", "metrics.jsonl"}) {
+    std::filesystem::remove(directory / name, ignored);
+  }
 }
 
 void write_latents(const at::Tensor& latents, const std::filesystem::path& directory) {

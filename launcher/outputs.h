@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/config.h"
+#include "core/io/video_writer.h"
 #include "models/parts.h"
 #include "parallel/comm/communicator.h"
 
@@ -17,14 +18,30 @@ namespace frameshard {
 
 struct OutputSettings {
   int fps = 16;
-  int64_t width = 0, height = 0;
+  int64_t width = 0, height = 0, frames = 0;
   std::map<std::string, std::string> metadata;
 };
 
-/// Decodes latents and writes video.mp4 frame by frame as they come, and preview.png, a strip of up to 6 of
-/// them. Returns the number of frames.
-int64_t write_video(const Vae& vae, const at::Tensor& latents, const std::filesystem::path& directory,
-                    const OutputSettings& settings);
+/// One video while it is written: video.mp4, and preview.png, a strip of up to 6 frames. Without finish() no
+/// video is left: what stands beside it is written before.
+class VideoOutput {
+ public:
+  VideoOutput(const std::filesystem::path& directory, const OutputSettings& settings);
+  /// Decodes latents and writes each frame as it comes. 80 where the VAE makes a NaN or Inf.
+  void decode(const Vae& vae, const at::Tensor& latents);
+  void finish() { writer_.finish(); }
+
+ private:
+  void write_frame(const at::Tensor& frame);
+
+  std::filesystem::path directory_;
+  VideoWriter writer_;
+  int64_t frames_, done_ = 0;
+  std::vector<at::Tensor> strip_;
+};
+
+/// Removes what an earlier run left, the video first: it must not stand beside new files.
+void remove_old_outputs(const std::filesystem::path& directory);
 
 /// Key `latents`, [1, C, F, h, w] float32, as the scheduler leaves them.
 void write_latents(const at::Tensor& latents, const std::filesystem::path& directory);

@@ -1,5 +1,7 @@
 #include "models/pipeline.h"
 
+#include <map>
+
 #include <c10/core/GradMode.h>
 
 #include "core/device.h"
@@ -32,9 +34,12 @@ std::vector<Conditioning> encode_texts(const Checkpoint& checkpoint, std::span<c
   set_phase("text");
   std::unique_ptr<TextEncoder> encoder;
   if (replica.rank() == 0) encoder = checkpoint.load_text_encoder(dtype, device);
+  std::map<std::pair<std::string, int64_t>, at::Tensor> known;  // the negative prompt is often the same
   auto embed = [&](const std::string& prompt, int64_t tokens) {
+    at::Tensor& embedding = known[{prompt, tokens}];
+    if (embedding.defined()) return embedding;
     const at::Tensor mine = encoder ? encoder->encode(prompt, tokens).to(at::kCPU) : at::Tensor();
-    return broadcast_embedding(mine, tokens, dtype, replica);
+    return embedding = broadcast_embedding(mine, tokens, dtype, replica);
   };
   std::vector<Conditioning> texts;
   for (const RequestConfig& request : requests) {

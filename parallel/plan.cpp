@@ -96,6 +96,17 @@ RunPlan plan_for_mesh(const RunConfig& config, const ModelFacts& model, const Pl
   return plan;
 }
 
+void check_positions(const RequestConfig& request, const ModelFacts& model) {
+  const TokenGrid grid = token_grid(request, model);
+  const int64_t most = std::max({grid.frames, grid.height, grid.width});
+  if (model.max_positions > 0 && most > model.max_positions) {
+    fail(ExitCode::config,
+         "a video of {}x{} and {} frames has {} positions along an axis; this model knows {} "
+         "(rope_max_seq_len)",
+         request.width, request.height, request.num_frames, most, model.max_positions);
+  }
+}
+
 }  // namespace
 
 TokenGrid token_grid(const RequestConfig& request, const ModelFacts& model) {
@@ -123,14 +134,21 @@ RankCosts estimate_costs(const RunPlan& plan, const ModelFacts& model) {
   costs.peak_bytes = std::max({costs.text_bytes, costs.denoise_bytes, costs.decode_bytes}) +
                      (plan.machine.device == "cpu" ? process_bytes / weights_of : 0);
   costs.moved_bytes = moved_bytes(plan, model);
+  const int64_t mine = plan.tokens.largest(), all = plan.grid.total();
+  // Heads that do not divide: of its group's rows of attention a rank computes its heads' share.
+  const double rows = double(plan.tokens.merged(plan.attention.ulysses).largest()) *
+                      double(plan.heads.largest()) / double(model.heads);
+  const double uneven =
+      4 * (rows - double(mine)) * double(all) * double(model.width()) * double(model.layers);
   costs.operations =
       double(branches_a_rank(plan)) *
-      denoiser_operations(model, plan.tokens.largest(), plan.grid.total(), plan.largest.max_sequence_length);
+      (denoiser_operations(model, mine, all, plan.largest.max_sequence_length) + std::max(uneven, 0.0));
   return costs;
 }
 
 RunPlan make_plan(const RunConfig& config, const ModelFacts& model, const PlanMachine& machine) {
   const auto requests = all_requests(config);
+  for (const RequestConfig& request : requests) check_positions(request, model);
   const bool guided =
       std::all_of(requests.begin(), requests.end(), [](auto& r) { return r.uses_guidance(); });
   auto tokens = [&](const RequestConfig& request) { return token_grid(request, model).total(); };

@@ -14,6 +14,10 @@ namespace frameshard {
 
 #ifdef FRAMESHARD_HAVE_PNG
 
+bool can_write_png() {
+  return true;
+}
+
 void write_png(const std::filesystem::path& path, int width, int height,
                std::span<const std::uint8_t> rgb24) {
   require(width > 0 && height > 0 && rgb24.size() == std::size_t{3} * width * height,
@@ -34,6 +38,10 @@ void write_png(const std::filesystem::path& path, int width, int height,
 }
 
 #else
+
+bool can_write_png() {
+  return false;
+}
 
 void write_png(const std::filesystem::path& path, int, int, std::span<const std::uint8_t>) {
   fail(ExitCode::config, "cannot write {}: this build has no PNG support; install libpng-dev and build again",

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "core/error.h"
+#include "core/hash.h"
 #include "core/io/json_file.h"
 
 namespace frameshard {
@@ -200,12 +201,6 @@ void check_no_gaps(const fs::path& file, std::vector<TensorEntry> entries, uint6
     fail(ExitCode::bad_data, "{}: corrupt: tensors end at offset {}, the file has {} bytes", file.string(),
          expected, file_bytes);
   }
-}
-
-uint64_t fnv1a(std::string_view text) {
-  uint64_t hash = 0xcbf29ce484222325;
-  for (unsigned char c : text) hash = (hash ^ c) * 0x100000001b3;
-  return hash;
 }
 
 }  // namespace

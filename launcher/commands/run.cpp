@@ -32,7 +32,8 @@ RunPlan plan_job(const Job& job, const RankPlace& place, int world, int ranks_pe
   return make_plan(job.config, model_facts(job, machine.device), machine);
 }
 
-void print_plan(const RunPlan& plan, const Job& job) {
+void print_plan(const RunPlan& plan, const Job& job, int rank) {
+  if (rank != 0) return;
   log::info("{}", describe(plan, model_facts(job, plan.machine.device)));
 }
 
@@ -86,7 +87,7 @@ int run_alone(const std::string& config, const std::vector<std::string>& overrid
   RankPlace place{.local_size = ranks, .cores = std::max(1, cores_a_rank(*self) / ranks)};
   const RunPlan plan = plan_job(job, place, ranks, ranks, cuda() && ranks <= cuda()->device_count());
   prepare_outputs(job);
-  print_plan(plan, job);
+  print_plan(plan, job, 0);
 
   ModelCache models;
   Videos videos;
@@ -139,6 +140,12 @@ std::string shared_token(Communicator& world) {
   return gather_texts(world, fmt::format("{}-{}", getpid(), now)).front();
 }
 
+// Equal configurations may lie in files of different names; the run has one directory.
+void use_first_ranks_name(Job& job, Communicator& world) {
+  job.config.name = gather_texts(world, job.config.name).front();
+  job.directory = std::filesystem::path(job.config.output.directory) / job.config.name;
+}
+
 [[noreturn]] void report_and_abort(const Job& job, const RankPlace& place, Communicator& world) {
   const Failure failure = current_failure();
   const FailureClaim claim(job.directory, job.failure_token);
@@ -169,6 +176,7 @@ int run_under_mpi(const std::string& config, const std::vector<std::string>& ove
   if (const int code = settle(failure, *world)) return code;
   failure = attempt([&] { check_agreement(job, *world); });
   if (const int code = settle(failure, *world)) return code;
+  use_first_ranks_name(job, *world);
 
   RankPlace place{.local_rank = mpi.local_rank(),
                   .local_size = mpi.local_size(),
@@ -184,7 +192,7 @@ int run_under_mpi(const std::string& config, const std::vector<std::string>& ove
     if (world->rank() == 0) prepare_outputs(job);
   });
   if (const int code = settle(failure, *world)) return code;
-  print_plan(plan, job);
+  print_plan(plan, job, world->rank());
   job.failure_token = shared_token(*world);
 
   Videos videos;

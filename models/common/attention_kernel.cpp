@@ -1,5 +1,7 @@
 #include "models/common/attention_kernel.h"
 
+#include <cmath>
+
 namespace frameshard {
 namespace {
 
@@ -12,13 +14,23 @@ bool is_half(const at::Tensor& x) {
   return x.scalar_type() == at::kHalf || x.scalar_type() == at::kBFloat16;
 }
 
+// FlashAttention's CUDA kernel takes head dims that are multiples of 8; zeros change no score.
+at::Tensor padded(const at::Tensor& x) {
+  const int64_t missing = (8 - x.size(-1) % 8) % 8;
+  return missing == 0 ? x : at::constant_pad_nd(x, {0, missing});
+}
+double scale(const at::Tensor& q) {
+  return 1.0 / std::sqrt(double(q.size(-1)));
+}
+
 using Outputs = std::pair<at::Tensor, at::Tensor>;
 
 // CUDA: FlashAttention-2 for 16-bit floats, the memory-efficient kernel for float32.
 Outputs forward_cuda(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
   if (is_half(q)) {
-    const auto result = at::_scaled_dot_product_flash_attention(q, k, v);
-    return {std::get<0>(result), std::get<1>(result)};
+    const auto result =
+        at::_scaled_dot_product_flash_attention(padded(q), padded(k), padded(v), 0.0, false, false, scale(q));
+    return {std::get<0>(result).narrow(-1, 0, q.size(-1)), std::get<1>(result)};
   }
   const auto result = at::_scaled_dot_product_efficient_attention(q, k, v, {}, /*compute_log_sumexp=*/true);
   // Its sums are padded to a multiple of 32 rows.
@@ -33,8 +45,9 @@ AttentionKernel::Gradients backward_cuda(const at::Tensor& gradient, const at::T
                    none = at::zeros({}, state.options());
   if (is_half(q)) {
     const auto [dq, dk, dv] = at::_scaled_dot_product_flash_attention_backward(
-        gradient, q, k, v, output, sums, {}, {}, q.size(2), k.size(2), 0.0, false, state, none);
-    return {dq, dk, dv};
+        padded(gradient), padded(q), padded(k), padded(v), padded(output), sums, {}, {}, q.size(2), k.size(2),
+        0.0, false, state, none, scale(q));
+    return {dq.narrow(-1, 0, q.size(-1)), dk.narrow(-1, 0, q.size(-1)), dv.narrow(-1, 0, q.size(-1))};
   }
   const int64_t rows = (q.size(2) + 31) / 32 * 32;
   const at::Tensor padded = at::constant_pad_nd(sums, {0, rows - sums.size(-1)}).contiguous();

@@ -135,12 +135,20 @@ at::Tensor Dit::cross_attention(const BlockWeights& block, const at::Tensor& x, 
                    .flatten(2));
 }
 
+at::Tensor Dit::rope(const std::vector<int64_t>& grid, const at::Device& device) const {
+  std::lock_guard lock(rope_mutex_);
+  if (!rope_table_.defined() || rope_grid_ != grid || rope_table_.device() != device) {
+    rope_table_ = rope_table(grid, config_.head_dim, config_.max_positions, device);
+    rope_grid_ = grid;
+  }
+  return rope_table_;
+}
+
 at::Tensor Dit::predict(const at::Tensor& latents, const at::Tensor& timestep, const TextContext& text,
                         const ParallelSequence& sequence) const {
   const std::vector<int64_t> grid{latents.size(2) / config_.patch[0], latents.size(3) / config_.patch[1],
                                   latents.size(4) / config_.patch[2]};
-  const at::Tensor rope =
-      sequence.positions(rope_table(grid, config_.head_dim, config_.max_positions, latents.device()));
+  const at::Tensor rope_here = sequence.positions(rope(grid, latents.device()));
   // [B, C, F, h, w] -> [B, S_mine, d]; a convolution whose stride is its kernel is a product over patches.
   const at::Tensor patches = sequence.enter(patchify(latents.to(dtype_), config_.patch));
   at::Tensor x = at::linear(patches, patch_embedding_.weight.flatten(1), patch_embedding_.bias);
@@ -155,7 +163,7 @@ at::Tensor Dit::predict(const at::Tensor& latents, const at::Tensor& timestep, c
     const at::Tensor none;
     at::Tensor normed =
         layer_norm_float32(x, none, none, config_.eps) * (1 + m.attention_scale) + m.attention_shift;
-    at::Tensor added = self_attention(block, normed.to(dtype_), rope, sequence);
+    at::Tensor added = self_attention(block, normed.to(dtype_), rope_here, sequence);
     x = (x.to(at::kFloat) + added * m.attention_gate).to(dtype_);
 
     normed =

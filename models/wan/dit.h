@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <mutex>
 
 #include "models/parts.h"
 #include "models/weights.h"
@@ -57,6 +58,7 @@ class Dit final : public Denoiser {
                              const at::Tensor& v) const;
   at::Tensor by_heads(const at::Tensor& x) const;
   void list_weights();
+  at::Tensor rope(const std::vector<int64_t>& grid, const at::Device& device) const;
 
   DitConfig config_;
   at::ScalarType dtype_;
@@ -64,6 +66,11 @@ class Dit final : public Denoiser {
   Linear patch_embedding_, time_in_, time_out_, time_projection_, text_in_, text_out_, projection_;
   at::Tensor modulation_;  ///< [1, 2, d], of the output
   std::vector<BlockWeights> blocks_;
+
+  // The last position table: it is the same at every step of a request.
+  mutable std::mutex rope_mutex_;
+  mutable std::vector<int64_t> rope_grid_;
+  mutable at::Tensor rope_table_;
 };
 
 }  // namespace frameshard::wan

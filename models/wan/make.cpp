@@ -1,6 +1,7 @@
 #include "models/wan/make.h"
 
 #include "core/error.h"
+#include "core/hash.h"
 #include "core/io/json_file.h"
 #include "models/schedules/flow_grid.h"
 #include "models/wan/dit.h"
@@ -21,7 +22,8 @@ class WanCheckpoint final : public Checkpoint {
         dit_files_(WeightFiles::open_component(folder / "transformer", "diffusion_pytorch_model")),
         vae_files_(WeightFiles::open_component(folder / "vae", "diffusion_pytorch_model")) {
     check_parts_fit();
-    check_weights(Umt5(text_config_, tokenizer_folder()).weights(), text_files_, "UMT5EncoderModel");
+    Tokenizer{tokenizer_folder()};  // so that a bad one is found now
+    check_weights(Umt5(text_config_).weights(), text_files_, "UMT5EncoderModel");
     check_weights(Dit(dit_config_, at::kFloat).weights(), dit_files_, "WanTransformer3DModel");
     check_weights(WanVae(vae_config_).weights(), vae_files_, "AutoencoderKLWan");
     FlowSettings::read(scheduler_config(), {});
@@ -37,9 +39,10 @@ class WanCheckpoint final : public Checkpoint {
                      .patch_frames = dit_config_.patch[0],
                      .patch_height = dit_config_.patch[1],
                      .patch_width = dit_config_.patch[2]};
+    facts.max_positions = dit_config_.max_positions;
     facts.vae_decoder_dim = vae_config_.decoder_dim * vae_config_.multipliers[0];
     facts.vae_widest_dim = vae_config_.decoder_dim * vae_config_.multipliers[1];
-    facts.text_encoder_bytes = Umt5(text_config_, tokenizer_folder()).weights().bytes(dtype);
+    facts.text_encoder_bytes = Umt5(text_config_).weights().bytes(dtype);
     facts.denoiser_bytes = Dit(dit_config_, dtype).weights().bytes(dtype);
     facts.vae_bytes = WanVae(vae_config_).weights().bytes(vae_dtype);
     facts.element_bytes = int64_t(c10::elementSize(dtype));
@@ -49,12 +52,13 @@ class WanCheckpoint final : public Checkpoint {
 
   std::string fingerprint() const override {
     return "text_encoder " + text_files_.fingerprint() + "\ntransformer " + dit_files_.fingerprint() +
-           "\nvae " + vae_files_.fingerprint();
+           "\nvae " + vae_files_.fingerprint() + config_hashes();
   }
 
   std::unique_ptr<TextEncoder> load_text_encoder(at::ScalarType dtype,
                                                  const at::Device& device) const override {
-    auto encoder = std::make_unique<Umt5>(text_config_, tokenizer_folder());
+    auto encoder = std::make_unique<Umt5>(text_config_);
+    encoder->use_tokenizer(Tokenizer(tokenizer_folder()));
     load_weights(encoder->weights(), text_files_, dtype, device);
     return encoder;
   }
@@ -73,6 +77,16 @@ class WanCheckpoint final : public Checkpoint {
   }
 
  private:
+  // Settings that no weight shows: epsilons, the shift of the noise levels, the latents' mean and deviation.
+  std::string config_hashes() const {
+    std::string text;
+    for (const char* name : {"scheduler/scheduler_config.json", "transformer/config.json", "vae/config.json",
+                             "text_encoder/config.json"}) {
+      text += fmt::format("\n{} {}", name, file_hash(folder_ / name));
+    }
+    return text;
+  }
+
   std::filesystem::path tokenizer_folder() const { return folder_ / "tokenizer"; }
   std::filesystem::path scheduler_config() const { return folder_ / "scheduler" / "scheduler_config.json"; }
 

@@ -25,8 +25,7 @@ Umt5Config Umt5Config::read(const std::filesystem::path& config_json) {
           .eps = json.get_or("layer_norm_epsilon", 1e-6)};
 }
 
-Umt5::Umt5(const Umt5Config& config, const std::filesystem::path& tokenizer_folder)
-    : config_(config), tokenizer_(tokenizer_folder), layers_(size_t(config.layers)) {
+Umt5::Umt5(const Umt5Config& config) : config_(config), layers_(size_t(config.layers)) {
   const int64_t d = config.width, inner = config.heads * config.head_dim, f = config.ffn_dim;
   weights_.add("shared.weight", {config.vocabulary, d}, embedding_);
   weights_.add_alias("encoder.embed_tokens.weight");
@@ -81,7 +80,8 @@ at::Tensor Umt5::feed_forward(const Umt5Layer& layer, const at::Tensor& x) const
 }
 
 at::Tensor Umt5::encode(const std::string& prompt, int64_t max_length) const {
-  const TokenIds tokens = tokenizer_.encode(clean_prompt(prompt), max_length);
+  require(tokenizer_.has_value(), "the text encoder has no tokenizer");
+  const TokenIds tokens = tokenizer_->encode(clean_prompt(prompt), max_length);
   // Padding is masked in the encoder and set to 0 after it, so it need not be computed at all.
   const at::Tensor ids =
       at::tensor(std::vector<int64_t>(tokens.ids.begin(), tokens.ids.begin() + tokens.length), at::kLong);

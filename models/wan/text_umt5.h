@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
 
 #include "core/io/tokenizer.h"
 #include "models/parts.h"
@@ -22,7 +23,9 @@ struct Umt5Layer {
 
 class Umt5 final : public TextEncoder {
  public:
-  Umt5(const Umt5Config& config, const std::filesystem::path& tokenizer_folder);
+  /// Lists the weights; encode() needs them loaded, and a tokenizer.
+  explicit Umt5(const Umt5Config& config);
+  void use_tokenizer(Tokenizer tokenizer) { tokenizer_ = std::move(tokenizer); }
   Umt5(const Umt5&) = delete;
   Umt5& operator=(const Umt5&) = delete;
 
@@ -35,7 +38,7 @@ class Umt5 final : public TextEncoder {
   at::Tensor position_buckets(int64_t length) const;
 
   Umt5Config config_;
-  Tokenizer tokenizer_;
+  std::optional<Tokenizer> tokenizer_;
   WeightList weights_;
   at::Tensor embedding_, final_norm_;
   std::vector<Umt5Layer> layers_;

@@ -3,7 +3,6 @@
 // collectives.h).
 #pragma once
 
-#include <atomic>
 #include <memory>
 #include <string>
 #include <vector>
@@ -22,7 +21,7 @@ using CommPtr = std::unique_ptr<Communicator>;
 struct CommStats {
   int64_t calls = 0;
   int64_t bytes_sent = 0;  ///< to other ranks, by this rank
-  double seconds = 0;      ///< inside collectives, waiting included
+  double seconds = 0;      ///< inside collectives, waiting included; under NCCL until the work is enqueued
 };
 
 /// Every public operation goes through one gate: check the arguments, note what is running (for error
@@ -54,8 +53,6 @@ class Communicator {
   CommPtr split(int color, int key, const std::string& name);
 
   const CommStats& stats() const { return stats_; }
-  /// The collective that runs now ("all_to_all on cp{0,1}"), or "" between collectives.
-  std::string current_operation() const;
 
  protected:
   Communicator(int rank, int size, std::string name) : rank_(rank), size_(size), name_(std::move(name)) {}
@@ -76,7 +73,6 @@ class Communicator {
   int rank_, size_;
   std::string name_;
   CommStats stats_;
-  std::atomic<const char*> running_{nullptr};
 };
 
 /// Offsets of consecutive pieces: {0, c0, c0+c1, …, total}.

@@ -19,19 +19,10 @@ std::optional<int> number_in(const char* variable) {
   return value;
 }
 
-std::optional<int> first_of(std::initializer_list<const char*> variables) {
-  for (const char* variable : variables) {
-    if (auto value = number_in(variable)) return value;
-  }
-  return std::nullopt;
-}
-
 }  // namespace
 
 LauncherEnvironment launcher_environment() {
   LauncherEnvironment env;
-  env.rank = first_of({"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID", "RANK"});
-  env.local_rank = first_of({"OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID", "LOCAL_RANK"});
   // SLURM_NTASKS is also set for a batch script itself, which is no rank: only a step has a SLURM_PROCID and
   // a step id, and below mpirun the step is the daemons'.
   const bool under_mpirun = std::getenv("OMPI_COMM_WORLD_SIZE") != nullptr;

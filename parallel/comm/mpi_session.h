@@ -10,7 +10,6 @@ namespace frameshard {
 
 /// What the environment says of this process's place, before MPI is started.
 struct LauncherEnvironment {
-  std::optional<int> rank, local_rank;
   /// A world size and the variable that holds it ("OMPI_COMM_WORLD_SIZE"), for each one set.
   std::vector<std::pair<std::string, int>> world_sizes;
   /// True under mpirun or srun: MPI must be started.

@@ -1,6 +1,7 @@
 #include "parallel/comm/nccl.h"
 
 #include <cstring>
+#include <exception>
 
 #include <c10/cuda/CUDAFunctions.h>
 #include <c10/cuda/CUDAStream.h>
@@ -60,7 +61,14 @@ class NcclCommunicator final : public Communicator {
     std::memcpy(&id, bytes.data_ptr(), sizeof id);
     check(ncclCommInitRank(&comm_, size(), id, rank()), "starting a group", name());
   }
-  ~NcclCommunicator() override { ncclCommDestroy(comm_); }
+  ~NcclCommunicator() override {
+    // Destroying waits for the other ranks; a rank that fails alone must not.
+    if (std::uncaught_exceptions() > 0) {
+      ncclCommAbort(comm_);
+    } else {
+      ncclCommDestroy(comm_);
+    }
+  }
 
  private:
   cudaStream_t stream() const { return c10::cuda::getCurrentCUDAStream(c10::DeviceIndex(device_)).stream(); }

@@ -1,10 +1,10 @@
 // Single parts of the engine on tensors from files, for tests written in Python.
 //   frameshard_probe tokenize TOKENIZER MAX_LENGTH IN.json OUT.json
-//   frameshard_probe text FOLDER MAX_LENGTH PROMPT OUT.safetensors            -> "text"
-//   frameshard_probe forward FOLDER IN.safetensors OUT.safetensors            latents, timestep, text ->
-//   "prediction" frameshard_probe decode FOLDER IN.safetensors OUT.safetensors             latents ->
-//   "frames" frameshard_probe encode FOLDER IN.safetensors OUT.safetensors             frames -> "moments"
-//   frameshard_probe noise SEED SHAPE... OUT.safetensors                      -> "noise"
+//   frameshard_probe text FOLDER MAX_LENGTH PROMPT OUT.safetensors    -> "text"
+//   frameshard_probe forward FOLDER IN OUT      latents, timestep, text -> "prediction"
+//   frameshard_probe decode FOLDER IN OUT       latents -> "frames"
+//   frameshard_probe encode FOLDER IN OUT       frames -> "moments"
+//   frameshard_probe noise SEED SHAPE... OUT    -> "noise"
 #include <cstdio>
 #include <string>
 

@@ -208,7 +208,6 @@ TEST_CASE("a group counts what it moves") {
     part->all_to_all(at::zeros({n * 3}, at::kDouble), Counts(size_t(n), 3), Counts(size_t(n), 3));
     check(part->stats().bytes_sent - before == (n - 1) * 3 * 8, "bytes of all_to_all");
     check(part->stats().calls == (n > 1 ? 2 : 0), "a group of one is free");
-    check(part->current_operation().empty(), "nothing runs between collectives");
   });
 }
 

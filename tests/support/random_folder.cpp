@@ -130,7 +130,7 @@ void write_random_folder(const fs::path& folder, const FolderSizes& sizes, const
   const wan::Dit dit(wan::DitConfig::read(folder / "transformer/config.json"), sizes.dtype);
   write_weights(dit.weights(), {folder / "transformer", "diffusion_pytorch_model", sizes.shard_bytes},
                 sizes.dtype, generator);
-  const wan::Umt5 text(wan::Umt5Config::read(folder / "text_encoder/config.json"), folder / "tokenizer");
+  const wan::Umt5 text(wan::Umt5Config::read(folder / "text_encoder/config.json"));
   write_weights(text.weights(), {folder / "text_encoder", "model", sizes.shard_bytes}, sizes.dtype,
                 generator);
   const wan::WanVae vae(wan::VaeConfig::read(folder / "vae/config.json"));
