@@ -44,6 +44,8 @@ Failure current_failure() {
     const std::string text = error.what_without_backtrace();
     if (is_allocation_failure(text)) return out_of_memory(first_line(text));
     return {ExitCode::internal, "LibTorch: " + first_line(text)};
+  } catch (const std::filesystem::filesystem_error& error) {
+    return {ExitCode::io, error.what()};  // a loop of links, a name that is too long
   } catch (const std::bad_alloc&) {
     return out_of_memory("an allocation failed");
   } catch (const std::exception& error) {

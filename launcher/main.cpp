@@ -1,6 +1,7 @@
 // The command line. Each command is a page in commands/.
 #include <csignal>
 #include <cstdio>
+#include <cstring>
 
 #include <CLI/CLI.hpp>
 #include <fcntl.h>
@@ -119,6 +120,9 @@ int main(int argc, char** argv) {
   add_commands(app, arguments, code);
   try {
     app.parse(argc, argv);
+    // What these commands print is all that they make. A reader that has gone wanted no more.
+    const bool printed = std::fflush(stdout) == 0 || errno == EPIPE || app.got_subcommand("run");
+    if (!printed) fail(ExitCode::io, "stdout cannot be written: {}", std::strerror(errno));
     return code;
   } catch (const CLI::ParseError& error) {
     return refuse_command_line(app, error, argc, argv);

@@ -19,7 +19,8 @@ constexpr Family families[] = {
 }  // namespace
 
 CheckpointPtr open_checkpoint(const std::filesystem::path& folder) {
-  if (!std::filesystem::is_directory(folder)) {
+  std::error_code unreadable;
+  if (!std::filesystem::is_directory(folder, unreadable)) {
     fail(ExitCode::missing_file, "model.path {}: no such folder; give the folder of a diffusers checkpoint",
          folder.string());
   }

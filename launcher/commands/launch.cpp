@@ -1,13 +1,18 @@
 #include <charconv>
+#include <csignal>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 
+#include <sys/prctl.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "core/config.h"
 #include "core/cuda_module.h"
 #include "core/error.h"
 #include "core/host.h"
+#include "core/log.h"
 #include "launcher/commands/commands.h"
 #include "launcher/job.h"
 
@@ -51,6 +56,40 @@ void validate(const std::vector<std::string>& program, int ranks) {
   prepare_outputs(job);
 }
 
+volatile sig_atomic_t caught_signal = 0;
+volatile sig_atomic_t mpirun_pid = 0;
+
+// A signal from the terminal reaches mpirun by itself; one sent to this process alone is passed on.
+void pass_on(int signal, siginfo_t* info, void*) {
+  caught_signal = signal;
+  if (info->si_code == SI_USER && mpirun_pid > 0) kill(mpirun_pid, signal);
+}
+
+// Runs mpirun and gives its exit code; 128+n where signal n ended the job, of which mpirun itself makes 1.
+int supervise(const std::vector<char*>& arguments) {
+  const pid_t child = fork();
+  if (child < 0)
+    fail(ExitCode::unavailable, "{} could not be started: {}", arguments[0], std::strerror(errno));
+  if (child == 0) {
+    prctl(PR_SET_PDEATHSIG, SIGTERM);  // no job outlives its launcher
+    execv(arguments[0], arguments.data());
+    _exit(int(ExitCode::unavailable));
+  }
+  mpirun_pid = child;
+  struct sigaction action {};
+  action.sa_sigaction = pass_on;
+  action.sa_flags = SA_SIGINFO;
+  for (int signal : {SIGINT, SIGTERM, SIGHUP}) sigaction(signal, &action, nullptr);
+  int status = 0;
+  while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
+  }
+  if (caught_signal != 0) {
+    log::print(fmt::format("FAILED: ended by {}\n", strsignal(caught_signal)));
+    return 128 + caught_signal;
+  }
+  return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+}
+
 }  // namespace
 
 int launch_command(const std::string& wanted, const std::vector<std::string>& program) {
@@ -71,9 +110,7 @@ int launch_command(const std::string& wanted, const std::vector<std::string>& pr
   std::vector<char*> arguments;
   for (std::string& argument : command) arguments.push_back(argument.data());
   arguments.push_back(nullptr);
-  // mpirun takes this process's place: signals and the exit code need no passing on.
-  execv(arguments[0], arguments.data());
-  fail(ExitCode::unavailable, "{} could not be started: {}", command[0], std::strerror(errno));
+  return supervise(arguments);
 }
 
 }  // namespace frameshard

@@ -216,3 +216,16 @@ def test_started_with_closed_streams(closed):
     result = finish(start(["sh", "-c", f"exec {PROGRAM} run job.yaml {redirections}"]), LIMIT)
     assert result.code == 0
     assert {"video.mp4", "latents.safetensors", "run.yaml", "metrics.jsonl"} <= assert_complete_or_absent()
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_launch_ended_by_a_signal(name):
+    """128+n, and a last line that says so: mpirun itself would make a 1 of it."""
+    write_config(".", request={**VIDEO, "num_inference_steps": 1000})
+    process = start([PROGRAM, "launch", "--nproc-per-node", "2", "run", "job.yaml"])
+    lines_until(process, process.stderr, "denoise    2/1000")
+    process.send_signal(getattr(signal, name))
+    rest = process.stderr.read()
+    assert process.wait(30) == 128 + getattr(signal, name)
+    assert "FAILED: ended by" in rest
+    assert not Path("outputs/job/video.mp4").exists()
