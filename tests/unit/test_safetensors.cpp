@@ -6,30 +6,15 @@
 #include "core/io/safetensors.h"
 #include "tests/support/catch.h"
 #include "tests/support/expect_error.h"
+#include "tests/support/scratch.h"
 
 using namespace frameshard;
 using frameshard::test::caught;
+using Folder = frameshard::test::Scratch;
 
 namespace {
 
 namespace fs = std::filesystem;
-
-class Folder {
- public:
-  Folder() { fs::create_directories(path_); }
-  ~Folder() {
-    std::error_code ignored;
-    fs::remove_all(path_, ignored);
-  }
-  Folder(const Folder&) = delete;
-  Folder& operator=(const Folder&) = delete;
-
-  fs::path operator/(const std::string& name) const { return path_ / name; }
-  const fs::path& path() const { return path_; }
-
- private:
-  fs::path path_ = fs::temp_directory_path() / ("frameshard_safetensors_" + std::to_string(::getpid()));
-};
 
 void write(const fs::path& path, const std::string& bytes) {
   std::ofstream(path, std::ios::binary) << bytes;

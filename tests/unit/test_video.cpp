@@ -24,6 +24,7 @@
 #include "core/io/png_writer.h"
 #include "core/io/video_writer.h"
 #include "tests/support/catch.h"
+#include "tests/support/scratch.h"
 #include "tests/support/video_reader.h"
 
 #ifdef FRAMESHARD_HAVE_PNG
@@ -34,6 +35,8 @@ namespace frameshard {
 namespace {
 
 namespace fs = std::filesystem;
+using test::contents;
+using test::Scratch;
 #if __has_include(<catch2/catch_all.hpp>)
 /// The name that Catch2 3 has for it; its Contains is about containers.
 const auto Contains = [](const std::string& part) { return Catch::Matchers::ContainsSubstring(part); };
@@ -42,38 +45,6 @@ using Catch::Matchers::Contains;
 #endif
 using Pixels = std::vector<std::uint8_t>;
 using Colour = std::array<int, 3>;
-
-/// A directory of its own for each test, removed with everything in it.
-class Scratch {
- public:
-  Scratch() {
-    std::string pattern = (fs::temp_directory_path() / "frameshard-video-XXXXXX").string();
-    require(mkdtemp(pattern.data()) != nullptr, "mkdtemp failed");
-    path_ = pattern;
-  }
-  ~Scratch() {
-    std::error_code ignored;
-    fs::remove_all(path_, ignored);
-  }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-
-  fs::path operator/(const std::string& name) const { return path_ / name; }
-  const fs::path& path() const { return path_; }
-  std::set<std::string> names() const {
-    std::set<std::string> found;
-    for (const auto& entry : fs::directory_iterator(path_)) found.insert(entry.path().filename().string());
-    return found;
-  }
-
- private:
-  fs::path path_;
-};
-
-[[maybe_unused]] std::string contents(const fs::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
 
 /// What an action failed with.
 struct Failure {
