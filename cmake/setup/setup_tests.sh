@@ -12,3 +12,6 @@ python=$venv/bin/python
 site=$("$tests/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 "$python" -c 'import importlib.util as u, os; print(os.path.dirname(u.find_spec("torch").submodule_search_locations[0]))' > "$site/frameshard-torch.pth"
 install_python "$tests" cmake/setup/requirements-tests.txt
+
+# A second MPI, so that both versions that the launcher knows are tested.
+install_python build/venv-openmpi5 cmake/setup/requirements-openmpi5.txt
