@@ -1,10 +1,12 @@
 #include "core/config.h"
 
 #include <set>
+#include <utility>
 
 #include "core/fields_read.h"
 #include "core/fields_write.h"
 #include "core/hash.h"
+#include "core/request_source.h"
 #include "core/text.h"
 
 namespace frameshard {
@@ -16,21 +18,34 @@ class CrossCheck {
   CrossCheck(const RunConfig& config, const Origins* origins) : config_(config), origins_(origins) {}
 
   void check_which_requests() const {
-    const bool list_given = !config_.requests.empty() || (origins_ && origins_->given("requests"));
-    if (config_.request && list_given) {
-      fail_at("requests", "both request and requests are given; keep one of them");
+    if (!config_.requests.empty()) return;
+    if (origins_ && origins_->given("requests")) {
+      fail_at("requests", "requests is an empty list; it needs at least one request");
     }
-    if (config_.request || !config_.requests.empty()) return;
-    if (list_given) fail_at("requests", "requests is an empty list; it needs at least one request");
-    fail_at("", "request (or requests, a list) must be given");
+    if (!config_.request) fail_at("", "request (or requests, a list) must be given");
   }
 
-  void check_values() const {
-    if (config_.request) check_request(*config_.request, "request");
+  // What decides where a video is written, or what it shows at all, must be right for the list to be read.
+  void check_names() const {
     for (std::size_t i = 0; i < config_.requests.size(); ++i) {
-      check_request(config_.requests[i], fmt::format("requests.{}", i));
+      RequestConfig name;
+      name.id = config_.requests[i].id;
+      check_value(name, list_path(i), origins_);
     }
     check_ids();
+  }
+
+  void check_values(RequestFaults* faults) const {
+    if (config_.request) check_request(*config_.request, "request");
+    for (std::size_t i = 0; i < config_.requests.size(); ++i) {
+      try {
+        check_value(config_.requests[i], list_path(i), origins_);
+        check_request(config_.requests[i], list_path(i));
+      } catch (const Error& error) {
+        if (!faults) throw;
+        faults->emplace(i, RequestFault{error.code(), error.what()});
+      }
+    }
     check_attention();
   }
 
@@ -41,6 +56,8 @@ class CrossCheck {
     const std::string place = origins_ ? origins_->where(path) + ": " : "";
     fail(ExitCode::config, "{}{}", place, fmt::format(format, std::forward<Args>(args)...));
   }
+
+  static std::string list_path(std::size_t i) { return fmt::format("requests.{}", i); }
 
   void check_request(const RequestConfig& request, const std::string& path) const {
     if (request.seed > std::numeric_limits<int64_t>::max() - (request.batch_size - 1)) {
@@ -62,8 +79,9 @@ class CrossCheck {
       if (id.empty()) continue;
       const auto [first, added] = seen.emplace(id, i);
       if (added) continue;
-      fail_at(fmt::format("requests.{}.id", i), "requests.{}.id and requests.{}.id are both {}",
-              first->second, i, quote_for_message(id));
+      const std::string place = origins_ ? origins_->where(list_path(first->second) + ".id") : "";
+      fail_at(list_path(i) + ".id", "requests.{}.id and requests.{}.id are both {}{}", first->second, i,
+              quote_for_message(id), place.empty() ? "" : "; the first is at " + place);
     }
   }
 
@@ -82,15 +100,64 @@ class CrossCheck {
   const Origins* origins_;
 };
 
-void check(const RunConfig& config, const Origins* origins) {
+void check(RunConfig config, const Origins* origins, RequestFaults* faults = nullptr) {
   const CrossCheck cross(config, origins);
   cross.check_which_requests();
+  cross.check_names();
+  std::vector<RequestConfig> list = std::exchange(config.requests, {});
   check_value(config, "", origins);
-  cross.check_values();
+  config.requests = std::move(list);
+  cross.check_values(faults);
+}
+
+// `requests: prompts.jsonl`: the list takes its path's place.
+void read_source(YamlNode& node) {
+  if (node.kind != YamlNode::Kind::scalar) return;
+  if (node.text.empty()) {
+    fail(ExitCode::config, "{}: requests must be a list or the path of one, got an empty text",
+         node.location.text());
+  }
+  node = read_requests(node.text);
+}
+
+void read_sources(YamlNode& tree) {
+  for (auto& [key, value] : tree.entries) {
+    if (key.text == "requests") read_source(value);
+  }
 }
 
 void apply(RunConfig& config, const std::string& text, Origins& origins) {
-  override_value(config, split_assignment(text), 0, "", origins);
+  const Assignment assignment = split_assignment(text);
+  const auto& keys = assignment.keys;
+  if (keys[0] == "requests" && keys.size() == 1) {
+    YamlNode node = parse_yaml_text(assignment.value, assignment.label.text(), Positions::hidden);
+    read_source(node);
+    return parse_value(node, config.requests, "requests", origins);
+  }
+  if (keys[0] == "requests" && config.requests.empty() && config.request) {
+    const std::string meant =
+        keys.size() > 2 ? fmt::format("request.{}", fmt::join(keys.begin() + 2, keys.end(), ".")) : "request";
+    fail(ExitCode::config, "{}: this config has request and no list of requests; use {}={}",
+         assignment.label.text(), meant, assignment.value);
+  }
+  override_value(config, assignment, 0, "", origins);
+}
+
+// What `request` says beside a list is shared by all of it.
+void share_request(RunConfig& config, Origins& origins) {
+  if (config.requests.empty() || !config.request) return;
+  const RequestConfig shared = *std::exchange(config.request, std::nullopt);
+  if (!shared.id.empty()) {
+    fail(ExitCode::config,
+         "{}: request.id cannot be shared; give each of the requests an id of its own, or none",
+         origins.where("request.id"));
+  }
+  for (std::size_t i = 0; i < config.requests.size(); ++i) {
+    inherit_value(config.requests[i], fmt::format("requests.{}", i), shared, "request", origins);
+  }
+  // It need not be a whole request.
+  if (!origins.given("request.prompt")) origins.set("request.prompt", Location(origins.place("request")));
+  check_value(shared, "request", &origins);
 }
 
 // A name that is a directory below the output directory and nowhere else.
@@ -103,17 +170,29 @@ std::string run_name(const std::filesystem::path& file) {
   return name;
 }
 
-}  // namespace
-
-RunConfig load_run_config(const std::filesystem::path& file, std::span<const std::string> overrides) {
-  const YamlNode tree = parse_yaml_file(file);
+RunConfig load(const std::filesystem::path& file, std::span<const std::string> overrides,
+               RequestFaults* faults) {
+  YamlNode tree = parse_yaml_file(file);
+  read_sources(tree);
   RunConfig config;
   config.name = run_name(file);
   Origins origins({std::make_shared<const std::string>(file.string()), 0, 0});
   parse_value(tree, config, "", origins);
   for (const std::string& text : overrides) apply(config, text, origins);
-  check(config, &origins);
+  share_request(config, origins);
+  check(config, &origins, faults);
   return config;
+}
+
+}  // namespace
+
+RunConfig load_run_config(const std::filesystem::path& file, std::span<const std::string> overrides) {
+  return load(file, overrides, nullptr);
+}
+
+RunConfig load_run_config(const std::filesystem::path& file, std::span<const std::string> overrides,
+                          RequestFaults& faults) {
+  return load(file, overrides, &faults);
 }
 
 void apply_override(RunConfig& config, const std::string& assignment) {
@@ -128,7 +207,7 @@ void check_config(const RunConfig& config) {
 }
 
 std::vector<RequestConfig> all_requests(const RunConfig& config) {
-  if (config.request) return {*config.request};
+  if (config.requests.empty()) return {*config.request};
   std::vector<RequestConfig> requests = config.requests;
   std::set<std::string> used;
   for (const RequestConfig& request : requests) used.insert(request.id);
@@ -139,6 +218,19 @@ std::vector<RequestConfig> all_requests(const RunConfig& config) {
     }
   }
   return requests;
+}
+
+RunConfig one_video_config(const RunConfig& config, const RequestConfig& request, int64_t sample) {
+  RunConfig one{.model = config.model,
+                .request = request,
+                .requests = {},
+                .infer = config.infer,
+                .scheduler = config.scheduler,
+                .output = config.output,
+                .name = config.name};
+  one.request->seed += sample;
+  one.request->batch_size = 1;
+  return one;
 }
 
 std::string dump_yaml(const RunConfig& config) {
@@ -156,7 +248,7 @@ std::vector<std::pair<std::string, std::string>> flatten(const RunConfig& config
 std::string config_hash(const RunConfig& config) {
   std::string text;
   for (const auto& [key, value] : flatten(config)) {
-    if (key.starts_with("infer.") || key.starts_with("output.")) continue;
+    if (key.starts_with("infer.") || key.starts_with("output.") || key == "request.id") continue;
     text += key + "=" + value + "\n";
   }
   return fmt::format("{:016x}", fnv1a(text));

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <limits>
+#include <map>
 #include <optional>
 #include <span>
 #include <string>
@@ -11,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/error.h"
 #include "core/field_rules.h"
 
 namespace frameshard {
@@ -55,7 +57,7 @@ struct RequestConfig {
   template <class Visitor, class Self>
   static void fields(Visitor& visit, Self& self) {
     visit("id", self.id, "name of its output directory in a list; empty: a 4-digit number",
-          directory_name(100, {"results.jsonl"}));
+          directory_name(100, {"results.jsonl", "queue.json"}));
     visit("prompt", self.prompt, "what the video shows", required());
     visit("negative_prompt", self.negative_prompt, "what guidance leads away from");
     visit("width", self.width, "pixels", in_range(16, 8192).multiple_of(16));
@@ -158,10 +160,11 @@ struct OutputConfig {
   }
 };
 
-/// A whole configuration.
+/// A whole configuration. In a file `request` may stand beside `requests`, for what all of them share; once
+/// loaded there is one or the other.
 struct RunConfig {
   ModelConfig model;
-  std::optional<RequestConfig> request;  ///< either this or `requests`
+  std::optional<RequestConfig> request;
   std::vector<RequestConfig> requests;
   InferConfig infer;
   SchedulerConfig scheduler;
@@ -173,16 +176,33 @@ struct RunConfig {
   template <class Visitor, class Self>
   static void fields(Visitor& visit, Self& self) {
     visit("model", self.model, "what is run");
-    visit("request", self.request, "one video");
-    visit("requests", self.requests, "several videos, each with the keys of request");
+    visit("request", self.request, "one video, or what several share");
+    visit("requests", self.requests,
+          "several videos, each with the keys of request; or the path of a .yaml or .jsonl file, or of a "
+          "directory of .txt files");
     visit("infer", self.infer, "where and how it runs");
     visit("scheduler", self.scheduler, "what differs from the checkpoint's scheduler");
     visit("output", self.output, "what is written and where");
   }
 };
 
-/// Reads a file, applies the overrides in order and checks everything.
+/// Why one request of a list cannot be made.
+struct RequestFault {
+  ExitCode code;
+  std::string message;
+};
+/// By the request's place in the list.
+using RequestFaults = std::map<std::size_t, RequestFault>;
+
+/// Reads a file, and the file or directory that `requests` names, applies the overrides in order and checks
+/// everything. Throws missing_file, bad_data for requests without any, config with the place of what is
+/// wrong.
 RunConfig load_run_config(const std::filesystem::path& file, std::span<const std::string> overrides = {});
+
+/// The same, but requests of a list with values out of range, or that do not fit the rest, are noted and left
+/// in the list.
+RunConfig load_run_config(const std::filesystem::path& file, std::span<const std::string> overrides,
+                          RequestFaults& faults);
 
 /// Applies "a.b=value". Types and names are checked here, ranges by check_config().
 void apply_override(RunConfig& config, const std::string& assignment);
@@ -193,13 +213,17 @@ void check_config(const RunConfig& config);
 /// Every request, those of a list with their ids filled in.
 std::vector<RequestConfig> all_requests(const RunConfig& config);
 
+/// The configuration that makes sample `sample` of a request alone, and the same video.
+RunConfig one_video_config(const RunConfig& config, const RequestConfig& request, int64_t sample);
+
 /// The resolved configuration as YAML that load_run_config() reads back to the same values.
 std::string dump_yaml(const RunConfig& config);
 
 /// Dotted key and value of each single value, to compare configurations between ranks.
 std::vector<std::pair<std::string, std::string>> flatten(const RunConfig& config);
 
-/// A hash of what determines the result: model, requests and scheduler. 16 hexadecimal digits.
+/// A hash of what determines the result: model, request (but for its id) and scheduler. 16 hexadecimal
+/// digits.
 std::string config_hash(const RunConfig& config);
 
 /// Every key there is.

@@ -23,6 +23,13 @@ std::filesystem::path module_path() {
   return std::filesystem::path(info.dli_fname).parent_path() / "libframeshard_cuda.so";
 }
 
+std::string why_no_device(const CudaFunctions& functions) {
+  const int has = functions.driver_cuda(), needs = functions.runtime_cuda();
+  if (has / 1000 >= needs / 1000) return "an NVIDIA driver is here, but no visible GPU";
+  return fmt::format("the NVIDIA driver runs CUDA up to {}.{} and this build needs {}.{}; update the driver",
+                     has / 1000, has % 1000 / 10, needs / 1000, needs % 1000 / 10);
+}
+
 Module load() {
   Module module;
   const char* hidden = std::getenv("CUDA_VISIBLE_DEVICES");
@@ -50,7 +57,7 @@ Module load() {
   if (!functions) {
     module.why_not = path.string() + " exports no frameshard_cuda_functions; build it again";
   } else if (functions->device_count() == 0) {
-    module.why_not = "an NVIDIA driver is here, but no visible GPU";
+    module.why_not = why_no_device(*functions);
   } else {
     module.functions = functions;
   }

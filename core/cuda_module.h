@@ -18,6 +18,13 @@ struct CudaFunctions {
   void (*empty_cache)();
   std::string (*device_name)(int device);
   std::string (*versions)();  ///< "CUDA 13.0, NCCL 2.28.9"
+  // For `frameshard doctor`. CUDA's numbers: 13000 is 13.0; NCCL's: 22809 is 2.28.9.
+  int (*driver_cuda)();   ///< the newest CUDA that the driver can run
+  int (*runtime_cuda)();  ///< the CUDA that this build needs
+  int (*nccl_loaded)();
+  int (*nccl_built_with)();
+  std::string (*pci_address)(int device);  ///< "0000:0F:00.0"
+  bool (*peer_access)(int device, int peer);
 };
 
 /// The module's functions, or null where there is no GPU. The first call loads the module, and must come

@@ -59,6 +59,8 @@ class Origins {
   explicit Origins(Location whole = {}) : whole_(std::move(whole)) {}
 
   bool given(const std::string& path) const { return places_.contains(path); }
+  /// The place of a value that was given.
+  const Location& place(const std::string& path) const { return places_.at(path); }
   void set(const std::string& path, const Location& place) {
     if (!path.empty()) places_[path] = place;
   }

@@ -123,6 +123,24 @@ void override_value(T& value, const Assignment& assignment, std::size_t depth, c
   }
 }
 
+/// Gives `value` what was given for `shared` and not for `value` itself, key by key, with its place.
+template <Struct T>
+void inherit_value(T& value, const std::string& path, const T& shared, const std::string& shared_path,
+                   Origins& origins) {
+  const auto visit = [&](const char* key, auto& field, const char*, const auto&...) {
+    const std::string own = join_path(path, key), other = join_path(shared_path, key);
+    if (origins.given(own) || !origins.given(other)) return;
+    const auto copy = [&](const char* name, const auto& from, const char*, const auto&...) {
+      if constexpr (std::is_same_v<std::decay_t<decltype(from)>, std::decay_t<decltype(field)>>) {
+        if (std::string_view(name) == key) field = from;
+      }
+    };
+    T::fields(copy, shared);
+    origins.set(own, Location(origins.place(other)));
+  };
+  T::fields(visit, value);
+}
+
 /// What is wrong with a value by one rule, or an empty text.
 template <class T, class Rule>
 std::string rule_complaint(const T& value, const Rule& rule, bool missing) {

@@ -1,9 +1,6 @@
 #include "core/yaml_tree.h"
 
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
-#include <fstream>
 #include <iterator>
 #include <optional>
 #include <sstream>
@@ -14,6 +11,7 @@
 #include <yaml-cpp/parser.h>
 
 #include "core/error.h"
+#include "core/io/text_file.h"
 #include "core/text.h"
 
 namespace frameshard {
@@ -168,7 +166,7 @@ class TreeBuilder : public YAML::EventHandler {
     } else if (wants_key()) {
       add_key(std::move(node));
     } else if (Frame& top = stack_.back(); top.key) {
-      top.node.entries.emplace_back(std::move(*top.key), std::move(node));
+      top.node.entries.push_back({std::move(*top.key), std::move(node)});
       top.key.reset();
     } else {
       top.node.items.push_back(std::move(node));
@@ -235,26 +233,6 @@ void check_characters(std::string_view text, Places& places) {
   fail_at(places.at(error.mark), "syntax error: {}{}", message, hint);
 }
 
-std::string read_limited(const std::filesystem::path& file) {
-  const std::string name = file.string();
-  std::error_code ignored;  // what cannot even be looked at fails to open below
-  const auto status = std::filesystem::status(file, ignored);
-  if (status.type() == std::filesystem::file_type::not_found) {
-    fail(ExitCode::missing_file, "{}: no such file", name);
-  }
-  if (std::filesystem::is_directory(status)) {
-    fail(ExitCode::missing_file, "{}: is a directory, a YAML file is wanted", name);
-  }
-  errno = 0;
-  std::ifstream stream(file, std::ios::binary);
-  if (!stream) fail(ExitCode::io, "{}: cannot be read: {}", name, std::strerror(errno));
-  std::string text(max_yaml_bytes + 1, '\0');
-  stream.read(text.data(), static_cast<std::streamsize>(text.size()));
-  if (stream.bad()) fail(ExitCode::io, "{}: reading failed: {}", name, std::strerror(errno));
-  text.resize(static_cast<std::size_t>(stream.gcount()));
-  return text;
-}
-
 }  // namespace
 
 std::string Location::text() const {
@@ -269,14 +247,18 @@ const YamlNode* YamlNode::find(std::string_view key) const {
   return nullptr;
 }
 
-YamlNode parse_yaml_file(const std::filesystem::path& file) {
-  return parse_yaml_text(read_limited(file), file.string());
+YamlNode parse_yaml_file(const std::filesystem::path& file, std::size_t max_bytes) {
+  return parse_yaml_text(read_text_file(file, max_bytes, "a YAML file"), file.string(), Positions::shown,
+                         max_bytes);
 }
 
-YamlNode parse_yaml_text(std::string_view text, const std::string& source_name, Positions positions) {
+YamlNode parse_yaml_text(std::string_view text, const std::string& source_name, Positions positions,
+                         std::size_t max_bytes) {
   if (text.starts_with("\xEF\xBB\xBF")) text.remove_prefix(3);  // a byte order mark
   Places places(text, source_name, positions);
-  if (text.size() > max_yaml_bytes) fail_at(places.at({}), "longer than 1 MiB, which no config needs");
+  if (text.size() > max_bytes) {
+    fail_at(places.at({}), "longer than {} MiB, which no config needs", max_bytes >> 20);
+  }
   check_characters(text, places);
   // yaml-cpp ends an open quote at the end of the text without a word; a document end in it is an error.
   std::string closed(text);

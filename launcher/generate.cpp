@@ -1,195 +1,106 @@
 #include "launcher/generate.h"
 
-#include <chrono>
-
 #include <ATen/Parallel.h>
 
 #include "core/device.h"
-#include "core/host.h"
-#include "core/io/atomic_file.h"
-#include "core/io/run_directory.h"
 #include "core/log.h"
 #include "core/phase.h"
-#include "core/progress.h"
-#include "launcher/outputs.h"
-#include "models/pipeline.h"
+#include "launcher/ledger.h"
+#include "launcher/video_maker.h"
+#include "models/prompt_embeddings.h"
 #include "parallel/comm/text.h"
 
 namespace frameshard {
 namespace {
 
-class Stopwatch {
- public:
-  double lap() {
-    const auto now = std::chrono::steady_clock::now();
-    return std::chrono::duration<double>(now - std::exchange(start_, now)).count();
-  }
-
- private:
-  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
-};
-
-// One rank's part in all videos of its replica.
+// One rank's way through the queue of videos.
 class Generator {
  public:
   Generator(const Job& job, const RunPlan& plan, const at::Device& device, Communicator& world)
-      : job_(job),
-        plan_(plan),
-        device_(device),
-        world_(world),
-        mesh_(world, plan.mesh, group_maker(plan.machine.backend, device)),
-        attention_(mesh_.cp(), plan.attention),
-        dtype_(resolve_dtype(job.config.model.dtype, device)) {}
+      : job_(job), plan_(plan), device_(device), world_(world), maker_(job, plan, device, world) {
+    if (world.rank() == 0) ledger_.emplace(job);
+    for (size_t i = 0; i < job.units.size(); ++i) {
+      if (job.wanted(i)) wanted_.push_back(i);
+    }
+  }
 
-  std::vector<std::filesystem::path> run(ModelCache& models) {
-    const std::vector<Unit> units = choose_units();
-    if (units.empty()) return {};
-    Stopwatch watch;
-    std::vector<RequestConfig> requests;
-    for (const Unit& unit : units) requests.push_back(job_.requests[unit.request]);
-    const auto texts = encode_texts(*job_.checkpoint, requests, dtype_, device_, mesh_.replica());
-    metrics_.text_seconds = watch.lap();
-    set_phase("load");
-    denoiser_ = models.denoiser(job_, device_);
-    if (mesh_.replica().rank() == 0) vae_ = models.vae(job_, device_);
-    metrics_.load_seconds = watch.lap();
-    metrics_.load_peak_bytes = take_peak();
-    log::info("weights loaded in {:.1f} s, text encoded in {:.1f} s", metrics_.load_seconds,
-              metrics_.text_seconds);
-    for (size_t i = 0; i < units.size(); ++i) make(units[i], texts[i]);
-    return videos_;
+  Generated run(ModelCache& models) {
+    if (!wanted_.empty()) make_all(models);
+    return share_outcome();
   }
 
  private:
-  // This replica's units that are not complete yet; its first rank looks, so that all of them see the same.
-  std::vector<Unit> choose_units() {
-    const auto all = job_.units();
-    at::Tensor wanted = at::zeros({int64_t(all.size())}, at::kByte);
-    for (size_t i = 0; i < all.size(); ++i) {
-      const bool mine = int(i) % mesh_.shape().dp == mesh_.coord().dp;
-      const bool complete = has_complete_output(job_.unit_directory(all[i])) && !job_.config.output.overwrite;
-      if (mine && complete && mesh_.replica().rank() == 0) keep(all[i]);
-      wanted[int64_t(i)] = uint8_t(mine && !complete);
+  void make_all(ModelCache& models) {
+    Stopwatch watch;
+    std::vector<RequestConfig> requests;
+    for (size_t unit : wanted_) requests.push_back(job_.requests[job_.units[unit].request]);
+    const PromptEmbeddings texts(*job_.checkpoint, requests, maker_.dtype(), device_, maker_.mesh());
+    maker_.load(models, watch.lap());
+
+    WorkQueue queue(world_, order(), [this](int64_t item, const std::string& line) {
+      ledger_->note(wanted_[size_t(item)], line);
+    });
+    std::string report;
+    while (const auto item = next(queue, report)) report = make(wanted_[*item], texts);
+    world_.barrier();
+    if (ledger_) ledger_->close(queue.use(), plan_.mesh.dp);
+  }
+
+  // The first rank of a replica asks for it.
+  std::optional<size_t> next(WorkQueue& queue, const std::string& report) {
+    set_phase("queue");
+    if (maker_.asked_to_stop()) maker_.fail_stopped();
+    constexpr int64_t nothing = -1;
+    at::Tensor item = at::full({1}, nothing, at::kLong);
+    if (maker_.mesh().replica().rank() == 0) item.fill_(queue.next(report).value_or(nothing));
+    maker_.mesh().replica().broadcast(item, 0);
+    const auto index = item.item<int64_t>();
+    return index == nothing ? std::nullopt : std::optional(size_t(index));
+  }
+
+  // Returns the line for results.jsonl.
+  std::string make(size_t index, const PromptEmbeddings& texts) {
+    const Unit& unit = job_.units[index];
+    const int replica = maker_.mesh().coord().dp;
+    Stopwatch whole;
+    const auto failure = maker_.make(unit, texts.of(job_.requests[unit.request]));
+    if (maker_.mesh().replica().rank() != 0) return "";
+    if (failure) log::warning("{} fails, the others go on: {}", job_.unit_name(unit), failure->message);
+    if (!failure) videos_[index] = job_.unit_directory(unit) / "video.mp4";
+    return result_line(job_, unit, {.failure = failure, .seconds = whole.lap(), .replica = replica});
+  }
+
+  // The longest first, so that no replica is left with much to do when the others have finished.
+  std::vector<int64_t> order() const {
+    const ModelFacts facts = model_facts(job_, plan_.machine.device);
+    std::vector<double> costs;
+    for (size_t unit : wanted_) {
+      const RequestConfig& request = job_.requests[job_.units[unit].request];
+      const int64_t tokens = token_grid(request, facts).total();
+      costs.push_back(denoiser_operations(facts, tokens, tokens, request.max_sequence_length) *
+                      double(request.num_inference_steps) * (request.uses_guidance() ? 2 : 1));
     }
-    mesh_.replica().broadcast(wanted, 0);
-    std::vector<Unit> units;
-    for (size_t i = 0; i < all.size(); ++i) {
-      if (wanted[int64_t(i)].item<uint8_t>()) units.push_back(all[i]);
-    }
-    return units;
+    return longest_first(costs);
   }
 
-  // A complete output of an earlier run. One that was killed right after a video has not noted it in the
-  // list.
-  void keep(const Unit& unit) {
-    const auto directory = job_.unit_directory(unit);
-    log::info("{} is complete and is kept", directory.string());
-    if (job_.config.requests.empty()) return;
-    const auto video = directory / "video.mp4";
-    if (!has_result(job_.directory, video))
-      append_result(job_.directory, job_.requests[unit.request].id, video, {});
-  }
-
-  void make(const Unit& unit, const Conditioning& text) {
-    const RequestConfig& request = job_.requests[unit.request];
-    const auto directory = job_.unit_directory(unit);
-    const bool first = mesh_.replica().rank() == 0;
-    const MovedSoFar before = moved();
-    metrics_.step_seconds.clear();
-    if (first) log::info("{}: {}", directory.string(), request.prompt);
-
-    Stopwatch whole, watch;
-    const at::Tensor latents = denoise(unit, text);
-    synchronize(device_);
-    metrics_.denoise_seconds = watch.lap();
-    metrics_.denoise_peak_bytes = take_peak();
-    std::optional<VideoOutput> video;
-    if (first) {
-      set_phase("decode");
-      remove_old_outputs(directory);
-      write_file_atomically(directory / "run.yaml", dump_yaml(job_.config));
-      if (job_.config.output.save_latents) write_latents(latents, directory);
-      at::set_num_threads(decode_threads());
-      video.emplace(directory, settings(request, unit.sample));
-      video->decode(*vae_, latents);
-      at::set_num_threads(plan_.machine.threads_per_rank);
-      metrics_.decode_seconds = watch.lap();
-      log::info("decoded {} frames in {:.1f} s", request.num_frames, metrics_.decode_seconds);
-    }
-    set_phase("finish");
-    mesh_.replica().barrier();
-    metrics_.bytes_sent = double(moved().bytes - before.bytes);
-    metrics_.exchange_seconds = moved().seconds - before.seconds;
-    metrics_.decode_peak_bytes = take_peak();
-    write_metrics(metrics_, mesh_.replica(), directory);
-    if (first) {
-      video->finish();  // last: a directory with a video is a complete one
-      videos_.push_back(directory / "video.mp4");
-      log::info("peak memory of rank {}: {}", world_.rank(), format_bytes(metrics_.peak_bytes()));
-      if (!job_.config.requests.empty()) {
-        append_result(job_.directory, request.id, directory / "video.mp4", whole.lap());
-      }
-    }
-  }
-
-  // The most memory of the phase that ends here.
-  double take_peak() {
-    const auto peak = double(peak_memory(device_));
-    reset_peak_memory(device_);
-    return peak;
-  }
-
-  at::Tensor denoise(const Unit& unit, const Conditioning& text) {
-    const RequestConfig& request = job_.requests[unit.request];
-    const auto schedule = job_.checkpoint->schedule(job_.config.scheduler, request.num_inference_steps);
-    const at::Tensor noise = starting_noise(request, unit.sample, *denoiser_);
-    Progress progress("denoise", schedule->steps(), world_.rank() == 0);
-    Stopwatch step;
-    return DenoiseLoop(*denoiser_, mesh_, attention_, device_)
-        .run(request, text, *schedule, noise, [&](int64_t) {
-          metrics_.step_seconds.push_back(step.lap());
-          progress.advance();
-        });
-  }
-
-  // The other ranks of the replica wait meanwhile, and their cores are free.
-  int decode_threads() {
-    const int theirs = plan_.machine.threads_per_rank * mesh_.replica().size();
-    return std::max(plan_.machine.threads_per_rank, std::min(theirs, allowed_cores()));
-  }
-
-  OutputSettings settings(const RequestConfig& request, int64_t sample) const {
-    return {.fps = int(job_.config.output.fps),
-            .width = request.width,
-            .height = request.height,
-            .frames = request.num_frames,
-            .metadata = {{"prompt", request.prompt},
-                         {"negative_prompt", request.negative_prompt},
-                         {"seed", std::to_string(request.seed + sample)},
-                         {"config_hash", config_hash(job_.config)}}};
-  }
-
-  struct MovedSoFar {
-    int64_t bytes;
-    double seconds;
-  };
-  MovedSoFar moved() {
-    const CommStats &cp = mesh_.cp().stats(), &cfg = mesh_.cfg().stats();
-    return {cp.bytes_sent + cfg.bytes_sent + attention_.bytes_sent(),
-            cp.seconds + cfg.seconds + attention_.seconds()};
+  Generated share_outcome() {
+    Generated mine = ledger_ ? ledger_->outcome() : Generated{};
+    mine.failures = gather_texts(world_, mine.failures).front();
+    at::Tensor code = at::full({1}, int64_t(mine.code), at::kLong);
+    world_.broadcast(code, 0);
+    mine.code = ExitCode(code.item<int64_t>());
+    mine.videos = std::move(videos_);
+    return mine;
   }
 
   const Job& job_;
   const RunPlan& plan_;
   at::Device device_;
   Communicator& world_;
-  ProcessMesh mesh_;
-  AttentionStrategy attention_;
-  at::ScalarType dtype_;
-  std::shared_ptr<const Denoiser> denoiser_;
-  std::shared_ptr<const Vae> vae_;
-  RankMetrics metrics_;
-  std::vector<std::filesystem::path> videos_;
+  VideoMaker maker_;
+  std::optional<Ledger> ledger_;  // rank 0's
+  std::vector<size_t> wanted_;    // units
+  std::map<size_t, std::filesystem::path> videos_;
 };
 
 }  // namespace
@@ -208,8 +119,8 @@ std::shared_ptr<const Vae> ModelCache::vae(const Job& job, const at::Device& dev
   return cached;
 }
 
-std::vector<std::filesystem::path> generate(const Job& job, const RunPlan& plan, const RankPlace& place,
-                                            Communicator& world, ModelCache& models) {
+Generated generate(const Job& job, const RunPlan& plan, const RankPlace& place, Communicator& world,
+                   ModelCache& models) {
   set_phase("setup");
   at::set_num_threads(plan.machine.threads_per_rank);
   const at::Device device = device_for_rank(job.config.infer.device, place.local_rank);

@@ -17,8 +17,16 @@ class ModelCache {
   std::map<std::string, std::shared_ptr<const Vae>> vaes_;
 };
 
-/// Makes every video of the job; collective over `world`. Returns the videos that this rank wrote.
-std::vector<std::filesystem::path> generate(const Job& job, const RunPlan& plan, const RankPlace& place,
-                                            Communicator& world, ModelCache& models);
+/// How a job ended that ran to its end.
+struct Generated {
+  std::map<size_t, std::filesystem::path> videos;  ///< that this rank wrote, by unit
+  // The same on every rank:
+  ExitCode code = ExitCode::ok;  ///< of the first unit that failed
+  std::string failures;          ///< "2 of 24 videos failed; the first: ID: MESSAGE", or empty
+};
+
+/// Makes every video of the job that is wanted; collective over `world`.
+Generated generate(const Job& job, const RunPlan& plan, const RankPlace& place, Communicator& world,
+                   ModelCache& models);
 
 }  // namespace frameshard

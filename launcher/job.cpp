@@ -1,14 +1,12 @@
 #include "launcher/job.h"
 
-#include <set>
+#include <algorithm>
 
 #include "core/cuda_module.h"
 #include "core/device.h"
 #include "core/error.h"
 #include "core/hash.h"
-#include "core/io/run_directory.h"
 #include "core/io/safetensors.h"
-#include "core/io/video_writer.h"
 #include "parallel/comm/text.h"
 
 namespace frameshard {
@@ -30,71 +28,56 @@ void check_latents(const RequestConfig& request, const ModelFacts& model) {
   }
 }
 
-// A build without an encoder must not find that out after an hour of denoising. The file is never finished.
-void check_encoder(const RequestConfig& request, const std::filesystem::path& directory, int fps) {
-  VideoWriter(directory / "video.mp4",
-              {.width = int(request.width), .height = int(request.height), .fps = fps, .metadata = {}});
+void check_request(const RequestConfig& request, const ModelFacts& model) {
+  check_positions(request, model);
+  check_latents(request, model);
 }
 
-}  // namespace
+// What is wrong with one request of a list need not stop the others.
+void check_requests(Job& job) {
+  const ModelFacts facts = job.checkpoint->facts(at::kFloat, at::kFloat);
+  for (size_t i = 0; i < job.requests.size(); ++i) {
+    if (job.faults.contains(i)) continue;
+    try {
+      check_request(job.requests[i], facts);
+    } catch (const Error& error) {
+      if (!job.goes_on()) throw;
+      job.faults.emplace(i, RequestFault{error.code(), error.what()});
+    }
+  }
+  if (job.faults.empty()) return;
+  const RequestFault& first = job.faults.begin()->second;
+  if (job.faults.size() == job.requests.size()) throw Error(first.code, first.message);
+  std::vector<RequestConfig> good;
+  for (size_t i = 0; i < job.config.requests.size(); ++i) {
+    if (!job.faults.contains(i)) good.push_back(job.config.requests[i]);
+  }
+  job.config.requests = std::move(good);
+}
 
-std::vector<Unit> Job::units() const {
+std::vector<Unit> units_of(const Job& job) {
   std::vector<Unit> units;
-  for (size_t i = 0; i < requests.size(); ++i) {
-    for (int64_t sample = 0; sample < requests[i].batch_size; ++sample) units.push_back({i, sample});
+  for (size_t i = 0; i < job.requests.size(); ++i) {
+    const int64_t samples = job.faults.contains(i) ? 1 : job.requests[i].batch_size;
+    for (int64_t sample = 0; sample < samples; ++sample) units.push_back({i, sample});
   }
   return units;
 }
 
-std::filesystem::path Job::unit_directory(const Unit& unit) const {
-  const RequestConfig& request = requests[unit.request];
-  const auto path = request.id.empty() ? directory : directory / request.id;
-  return request.batch_size == 1 ? path : path / fmt::format("sample-{}", unit.sample);
-}
+}  // namespace
 
-Job open_job(const std::string& config, const std::vector<std::string>& overrides) {
+Job open_job(const std::string& config, const std::vector<std::string>& overrides, bool fail_fast) {
   Job job;
-  job.config = load_run_config(config, overrides);
+  job.fail_fast = fail_fast;
+  job.config =
+      fail_fast ? load_run_config(config, overrides) : load_run_config(config, overrides, job.faults);
   job.requests = all_requests(job.config);
   job.checkpoint = open_checkpoint(job.config.model.path);
   job.checkpoint->schedule(job.config.scheduler, 2);  // the scheduler's settings are checked when it is made
-  const ModelFacts facts = job.checkpoint->facts(at::kFloat, at::kFloat);
-  for (const RequestConfig& request : job.requests) check_latents(request, facts);
+  check_requests(job);
+  job.units = units_of(job);
   job.directory = std::filesystem::path(job.config.output.directory) / job.config.name;
   return job;
-}
-
-namespace {
-
-// Reports of earlier runs must not be taken for this one's.
-void remove_old_failures(const std::filesystem::path& directory) {
-  std::error_code ignored;
-  for (const auto& entry : std::filesystem::directory_iterator(directory, ignored)) {
-    const std::string name = entry.path().filename().string();
-    const bool report = name.starts_with("error.rank") && name.ends_with(".json");
-    if (report || name.starts_with(".failure-")) std::filesystem::remove(entry.path(), ignored);
-  }
-}
-
-}  // namespace
-
-void prepare_outputs(const Job& job) {
-  std::set<std::pair<int64_t, int64_t>> checked;  // sizes
-  for (const Unit& unit : job.units()) {
-    const auto directory = job.unit_directory(unit);
-    if (job.config.requests.empty() && !job.config.output.overwrite && has_complete_output(directory)) {
-      fail(
-          ExitCode::io,
-          "{}: a complete output is there and is kept; set output.overwrite=true or another output.directory",
-          (directory / "video.mp4").string());
-    }
-    prepare_output_directory(directory);
-    const RequestConfig& request = job.requests[unit.request];
-    if (checked.insert({request.width, request.height}).second) {
-      check_encoder(request, directory, int(job.config.output.fps));
-    }
-  }
-  remove_old_failures(job.directory);
 }
 
 std::string device_type(const std::string& wanted) {
@@ -128,9 +111,14 @@ namespace {
 // "key: value" lines, the same in the same order for equal jobs.
 std::vector<std::pair<std::string, std::string>> identity(const Job& job) {
   auto keys = flatten(job.config);
+  std::string faults;
+  for (const auto& [request, fault] : job.faults) faults += fmt::format("{} ", request);
+  keys.emplace_back("requests that cannot be made", faults);
   keys.emplace_back("weights", job.checkpoint->fingerprint());
-  for (const RequestConfig& request : job.requests) {
-    if (request.latents) keys.emplace_back("latents of " + *request.latents, file_hash(*request.latents));
+  for (size_t i = 0; i < job.requests.size(); ++i) {
+    const RequestConfig& request = job.requests[i];
+    if (request.latents && !job.faults.contains(i))
+      keys.emplace_back("latents of " + *request.latents, file_hash(*request.latents));
   }
   return keys;
 }
@@ -140,6 +128,9 @@ std::vector<std::pair<std::string, std::string>> identity(const Job& job) {
 void check_agreement(const Job& job, Communicator& world) {
   std::string text;
   for (const auto& [key, value] : identity(job)) text += key + '\0' + value + '\0';
+  // Equal jobs, as they nearly always are, need not exchange what may be megabytes.
+  const auto hashes = gather_texts(world, fmt::format("{:016x}", fnv1a(text)));
+  if (std::all_of(hashes.begin(), hashes.end(), [&](auto& hash) { return hash == hashes[0]; })) return;
   const auto all = gather_texts(world, text);
   auto split = [](const std::string& joined) {
     std::vector<std::string> parts;

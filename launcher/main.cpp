@@ -13,7 +13,10 @@
 #include "core/version.h"
 #include "launcher/commands/commands.h"
 #include "launcher/failure.h"
+#include "launcher/launch/agent.h"
+#include "launcher/launch/streams.h"
 #include "parallel/comm/mpi_session.h"
+#include "parallel/hardware.h"
 
 namespace {
 
@@ -26,44 +29,85 @@ std::string versions() {
 }
 
 struct Arguments {
-  std::string config, ranks = "auto";
-  std::vector<std::string> overrides, program;
+  std::string config;
+  std::vector<std::string> overrides;
+  RunOptions run;
+  LaunchOptions launch;
   PlanOptions plan;
+  DoctorOptions doctor;
 };
 
 constexpr const char* overrides_help = "key=value, over what the file says; `frameshard keys` lists the keys";
 
-void add_commands(CLI::App& app, Arguments& arguments, int& code) {
+void add_run(CLI::App& app, Arguments& arguments, int& code) {
   CLI::App* run =
       app.add_subcommand("run", "Make the videos of a YAML file; under mpirun or srun as one of its ranks");
-  run->add_option("config", arguments.config, "YAML file")->required();
-  run->add_option("overrides", arguments.overrides, overrides_help);
-  run->callback([&] { code = run_command(arguments.config, arguments.overrides); });
+  add_run_options(*run, arguments.run);
+  run->callback([&] { code = run_command(arguments.run); });
   run->footer("mpirun -n 4 frameshard run configs/quickstart.yaml request.seed=7");
+}
 
-  CLI::App* launch = app.add_subcommand("launch", "Start the ranks on this machine, then run");
-  launch
-      ->add_option("--nproc-per-node,--nproc_per_node", arguments.ranks,
-                   "ranks: a number, auto (GPUs, else cores), gpu, cpu")
-      ->capture_default_str();
+void add_launch(CLI::App& app, Arguments& arguments, int& code) {
+  CLI::App* launch = app.add_subcommand("launch", "Start the ranks of a command, on this node or on several");
+  add_launch_options(*launch, arguments.launch);
   launch->prefix_command();
-  launch->callback([&, launch] { code = launch_command(arguments.ranks, launch->remaining()); });
-  launch->footer("frameshard launch --nproc-per-node 4 run configs/quickstart.yaml request.seed=7");
+  launch->callback([&, launch] {
+    arguments.launch.program = launch->remaining();
+    code = launch_command(arguments.launch);
+  });
+  launch->footer(
+      "frameshard launch --nproc-per-node 4 run configs/quickstart.yaml request.seed=7\n"
+      "frameshard launch --nnodes 2 --node-rank 0 --master-addr 10.0.0.1 run configs/quickstart.yaml\n"
+      "Each flag also has torchrun's other spelling (--nproc_per_node) and variable (PET_NPROC_PER_NODE).");
+}
 
+void add_doctor(CLI::App& app, Arguments& arguments, int& code) {
+  CLI::App* doctor = app.add_subcommand(
+      "doctor", "Say what of MPI, GPUs, network, limits and versions is wrong, and the cure");
+  doctor->add_option("config", arguments.config, "YAML file: also say whether its plan is even and fits");
+  doctor->add_option("overrides", arguments.overrides, overrides_help);
+  doctor->add_option("--seconds", arguments.doctor.seconds, "to measure the exchange between ranks in")
+      ->check(CLI::Range(0.1, 600.0))
+      ->capture_default_str();
+  doctor->add_option("--timeout", arguments.doctor.timeout, "seconds to wait for other ranks at one place")
+      ->check(CLI::Range(1.0, 3600.0))
+      ->capture_default_str();
+  doctor->callback([&] { code = doctor_command(arguments.config, arguments.overrides, arguments.doctor); });
+  doctor->footer("mpirun -n 4 frameshard doctor configs/quickstart.yaml");
+}
+
+void add_plan(CLI::App& app, Arguments& arguments, int& code) {
+  PlanOptions& options = arguments.plan;
   CLI::App* plan = app.add_subcommand("plan", "Print how a job would be split, without starting it");
   plan->add_option("config", arguments.config, "YAML file")->required();
   plan->add_option("overrides", arguments.overrides, overrides_help);
-  plan->add_option("--world", arguments.plan.world, "ranks")
-      ->check(CLI::Range(1, 65536))
+  plan->add_option("--world", options.world, "ranks; left out: those of the Slurm job around it, else 1")
+      ->check(CLI::Range(1, 65536));
+  plan->add_option("--nodes", options.nodes,
+                   "nodes that share the ranks; left out: those of the Slurm job, "
+                   "else 1")
+      ->check(CLI::Range(1, 65536));
+  plan->add_option("--ranks-per-node", options.ranks_per_node, "instead of --nodes")
+      ->check(CLI::Range(1, 65536));
+  plan->add_option("--device", options.device, "auto (what is here), " + device_names())
       ->capture_default_str();
-  plan->add_option("--ranks-per-node", arguments.plan.ranks_per_node, "ranks that share a node; 0: all")
-      ->check(CLI::Range(0, 65536))
-      ->capture_default_str();
-  plan->add_option("--device", arguments.plan.device, "auto: what is here")
-      ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
-      ->capture_default_str();
+  plan->add_option("--interconnect", options.interconnect,
+                   "between nodes: " + interconnect_names() +
+                       "; left out: ndr400 for GPUs, ethernet10 for "
+                       "CPUs");
+  plan->add_flag("--all", options.all, "print every mesh, not the best 12 alone");
+  plan->add_flag("--json", options.json, "print the same as JSON, with every mesh and each rank's bytes");
   plan->callback([&] { code = plan_command(arguments.config, arguments.overrides, arguments.plan); });
+  plan->footer(
+      "frameshard plan configs/quickstart.yaml --world 64 --nodes 8 --device h200 --interconnect ndr400");
+}
 
+void add_commands(CLI::App& app, Arguments& arguments, int& code) {
+  add_run(app, arguments, code);
+  add_launch(app, arguments, code);
+
+  add_plan(app, arguments, code);
+  add_doctor(app, arguments, code);
   app.add_subcommand("devices", "List the devices of this machine")->callback([&] {
     code = devices_command();
   });
@@ -111,6 +155,8 @@ int refuse_command_line(const CLI::App& app, const CLI::ParseError& error, int a
 int main(int argc, char** argv) {
   open_standard_streams();
   std::signal(SIGPIPE, SIG_IGN);  // a closed pipe is a failed write, not a killed rank
+  if (std::string_view(argv[0]).ends_with(agent_name)) return run_agent({argv + 1, argv + argc});
+  become_launched_rank();
   set_phase("start");
   CLI::App app{"Frameshard splits one video diffusion job over many devices.", "frameshard"};
   app.set_version_flag("--version", versions);

@@ -1,10 +1,6 @@
 #include "launcher/outputs.h"
 
-#include <fstream>
-
 #include <c10/core/GradMode.h>
-#include <fcntl.h>
-#include <unistd.h>
 
 #include "core/error.h"
 #include "core/io/atomic_file.h"
@@ -65,19 +61,21 @@ void VideoOutput::decode(const Vae& vae, const at::Tensor& latents) {
 
 void remove_old_outputs(const std::filesystem::path& directory) {
   std::error_code ignored;
-  for (const char* name : {"video.mp4", "preview.png", "latents.safetensors", "metrics.jsonl"}) {
+  for (const char* name : {"video.mp4", "preview.png", "latents.safetensors", "noise.safetensors",
+                           "metrics.jsonl", "run.yaml"}) {
     std::filesystem::remove(directory / name, ignored);
   }
 }
 
-void write_latents(const at::Tensor& latents, const std::filesystem::path& directory) {
-  write_safetensors(directory / "latents.safetensors", {{"latents", latents.to(at::kCPU, at::kFloat)}});
+void write_latents(const at::Tensor& latents, const std::filesystem::path& file) {
+  write_safetensors(file, {{"latents", latents.to(at::kCPU, at::kFloat)}});
 }
 
 void write_metrics(const RankMetrics& mine, Communicator& replica, const std::filesystem::path& directory) {
   std::vector<double> numbers{mine.text_seconds,    mine.load_seconds,       mine.denoise_seconds,
-                              mine.decode_seconds,  mine.exchange_seconds,   mine.bytes_sent,
-                              mine.load_peak_bytes, mine.denoise_peak_bytes, mine.decode_peak_bytes};
+                              mine.decode_seconds,  mine.exchange_seconds,   mine.cp_bytes,
+                              mine.load_peak_bytes, mine.denoise_peak_bytes, mine.decode_peak_bytes,
+                              mine.cfg_bytes};
   const size_t fixed = numbers.size();
   numbers.insert(numbers.end(), mine.step_seconds.begin(), mine.step_seconds.end());
   const auto all = gather_numbers(replica, numbers);
@@ -97,7 +95,9 @@ void write_metrics(const RankMetrics& mine, Communicator& replica, const std::fi
                        {"denoise_seconds", n[2]},
                        {"decode_seconds", n[3]},
                        {"exchange_seconds", n[4]},
-                       {"bytes_sent", int64_t(n[5])},
+                       {"bytes_sent", int64_t(n[5] + n[9])},
+                       {"cp_bytes", int64_t(n[5])},
+                       {"cfg_bytes", int64_t(n[9])},
                        {"load_peak_bytes", int64_t(n[6])},
                        {"denoise_peak_bytes", int64_t(n[7])},
                        {"decode_peak_bytes", int64_t(n[8])},
@@ -105,30 +105,6 @@ void write_metrics(const RankMetrics& mine, Communicator& replica, const std::fi
     text += line.dump() + "\n";
   }
   write_file_atomically(directory / "metrics.jsonl", text);
-}
-
-bool has_result(const std::filesystem::path& run_directory, const std::filesystem::path& video) {
-  std::ifstream in(run_directory / "results.jsonl");
-  for (std::string line; std::getline(in, line);) {
-    const Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
-    if (json.is_object() && json.value("video", "") == video.string()) return true;
-  }
-  return false;
-}
-
-void append_result(const std::filesystem::path& run_directory, const std::string& id,
-                   const std::filesystem::path& video, std::optional<double> seconds) {
-  const Json line = {{"id", id},
-                     {"status", "done"},
-                     {"video", video.string()},
-                     {"seconds", seconds ? Json(*seconds) : Json(nullptr)}};
-  const std::string text = line.dump() + "\n";
-  const auto file = run_directory / "results.jsonl";
-  const int descriptor = ::open(file.c_str(), O_CREAT | O_APPEND | O_WRONLY | O_CLOEXEC, 0644);
-  const bool written =
-      descriptor >= 0 && ::write(descriptor, text.data(), text.size()) == ssize_t(text.size());
-  if (descriptor >= 0) ::close(descriptor);
-  if (!written) fail(ExitCode::io, "{}: cannot be written: {}", file.string(), std::strerror(errno));
 }
 
 }  // namespace frameshard

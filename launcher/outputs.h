@@ -1,5 +1,4 @@
-// The files of one finished video: video.mp4, preview.png, latents.safetensors, metrics.jsonl, run.yaml,
-// results.jsonl.
+// The files of one finished video: video.mp4, preview.png, latents.safetensors, metrics.jsonl.
 #pragma once
 
 #include <algorithm>
@@ -43,14 +42,15 @@ class VideoOutput {
 /// Removes what an earlier run left, the video first: it must not stand beside new files.
 void remove_old_outputs(const std::filesystem::path& directory);
 
-/// Key `latents`, [1, C, F, h, w] float32, as the scheduler leaves them.
-void write_latents(const at::Tensor& latents, const std::filesystem::path& directory);
+/// Key `latents`, [1, C, F, h, w] float32.
+void write_latents(const at::Tensor& latents, const std::filesystem::path& file);
 
 /// What one rank measured while it made one video.
 struct RankMetrics {
   std::vector<double> step_seconds;
   double text_seconds = 0, load_seconds = 0, denoise_seconds = 0, decode_seconds = 0;
-  double bytes_sent = 0, exchange_seconds = 0;
+  double cp_bytes = 0, cfg_bytes = 0;  ///< sent to other ranks of the group while denoising
+  double exchange_seconds = 0;
   double load_peak_bytes = 0, denoise_peak_bytes = 0, decode_peak_bytes = 0;
 
   double peak_bytes() const { return std::max({load_peak_bytes, denoise_peak_bytes, decode_peak_bytes}); }
@@ -58,13 +58,5 @@ struct RankMetrics {
 
 /// Gathers every rank's metrics; the first rank of the group writes metrics.jsonl. Collective.
 void write_metrics(const RankMetrics& mine, Communicator& replica, const std::filesystem::path& directory);
-
-/// True where results.jsonl has a line for this video.
-bool has_result(const std::filesystem::path& run_directory, const std::filesystem::path& video);
-
-/// Appends a line to results.jsonl, in one write, so that replicas do not mix theirs. No seconds: not known
-/// any more.
-void append_result(const std::filesystem::path& run_directory, const std::string& id,
-                   const std::filesystem::path& video, std::optional<double> seconds);
 
 }  // namespace frameshard

@@ -62,6 +62,11 @@ class NoiseSchedule {
   virtual double timestep(int64_t i) const = 0;
   /// Prediction and latents at step i -> latents at step i + 1, float32. Steps are taken in order.
   virtual at::Tensor step(const at::Tensor& prediction, int64_t i, const at::Tensor& latents) = 0;
+
+  /// What later steps need of those that were taken, and the way back: `steps_taken` of them. A solver without
+  /// a memory has none.
+  virtual std::vector<at::Tensor> history() const { return {}; }
+  virtual void restore(std::vector<at::Tensor> history, int64_t steps_taken) {}
 };
 
 }  // namespace frameshard

@@ -1,7 +1,5 @@
 #include "models/pipeline.h"
 
-#include <map>
-
 #include <c10/core/GradMode.h>
 
 #include "core/device.h"
@@ -12,45 +10,6 @@
 #include "parallel/guidance.h"
 
 namespace frameshard {
-namespace {
-
-// [1, T, width] from the first rank to all; `mine` is undefined on the others.
-at::Tensor broadcast_embedding(const at::Tensor& mine, int64_t tokens, at::ScalarType dtype,
-                               Communicator& replica) {
-  at::Tensor width = at::full({1}, mine.defined() ? mine.size(-1) : 0, at::kLong);
-  replica.broadcast(width, 0);
-  at::Tensor embedding =
-      mine.defined() ? mine.contiguous()
-                     : at::empty({1, tokens, width.item<int64_t>()}, at::TensorOptions().dtype(dtype));
-  replica.broadcast(embedding, 0);
-  return embedding;
-}
-
-}  // namespace
-
-std::vector<Conditioning> encode_texts(const Checkpoint& checkpoint, std::span<const RequestConfig> requests,
-                                       at::ScalarType dtype, const at::Device& device,
-                                       Communicator& replica) {
-  set_phase("text");
-  std::unique_ptr<TextEncoder> encoder;
-  if (replica.rank() == 0) encoder = checkpoint.load_text_encoder(dtype, device);
-  std::map<std::pair<std::string, int64_t>, at::Tensor> known;  // the negative prompt is often the same
-  auto embed = [&](const std::string& prompt, int64_t tokens) {
-    at::Tensor& embedding = known[{prompt, tokens}];
-    if (embedding.defined()) return embedding;
-    const at::Tensor mine = encoder ? encoder->encode(prompt, tokens).to(at::kCPU) : at::Tensor();
-    return embedding = broadcast_embedding(mine, tokens, dtype, replica);
-  };
-  std::vector<Conditioning> texts;
-  for (const RequestConfig& request : requests) {
-    Conditioning text{.cond = embed(request.prompt, request.max_sequence_length), .uncond = {}};
-    if (request.uses_guidance()) text.uncond = embed(request.negative_prompt, request.max_sequence_length);
-    texts.push_back(text);
-  }
-  encoder.reset();
-  release_cached_memory(device);
-  return texts;
-}
 
 at::Tensor starting_noise(const RequestConfig& request, int64_t sample, const Denoiser& denoiser) {
   std::vector<int64_t> shape = denoiser.latent_shape(request.num_frames, request.height, request.width);
@@ -66,18 +25,19 @@ at::Tensor starting_noise(const RequestConfig& request, int64_t sample, const De
 }
 
 at::Tensor DenoiseLoop::run(const RequestConfig& request, const Conditioning& text, NoiseSchedule& schedule,
-                            const at::Tensor& noise, const std::function<void(int64_t step)>& on_step) const {
+                            const DenoiseState& start,
+                            const std::function<void(const DenoiseState&)>& on_step) const {
   const c10::NoGradGuard no_grad;
   const GuidanceCombiner guidance(mesh_.cfg(), request.guidance_scale);
-  const int64_t tokens = denoiser_.token_count(noise.sizes().slice(1));
+  const int64_t tokens = denoiser_.token_count(start.latents.sizes().slice(1));
   const ParallelSequence sequence(mesh_.cp(), *attention_, Partition::even(tokens, mesh_.cp().size()));
   TextContext contexts[2];
   for (Branch branch : guidance.mine()) {
     const at::Tensor& embedding = branch == Branch::cond ? text.cond : text.uncond;
     contexts[int(branch)] = denoiser_.prepare(embedding.to(device_));
   }
-  at::Tensor latents = noise.to(device_);
-  for (int64_t i = 0; i < schedule.steps(); ++i) {
+  at::Tensor latents = start.latents.to(device_);
+  for (int64_t i = start.steps; i < schedule.steps(); ++i) {
     set_phase("denoise", i + 1, schedule.steps());
     const at::Tensor timestep = at::full({1}, schedule.timestep(i), latents.options());
     const at::Tensor prediction = guidance(
@@ -87,7 +47,7 @@ at::Tensor DenoiseLoop::run(const RequestConfig& request, const Conditioning& te
       fail(ExitCode::not_finite, "step {} of {} made a NaN or Inf in the latents; try model.dtype=float32",
            i + 1, schedule.steps());
     }
-    on_step(i);
+    on_step({latents, i + 1});
   }
   return latents;
 }

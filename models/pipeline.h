@@ -1,8 +1,6 @@
 // From a request to latents and frames, with the parts of a checkpoint and the groups of a mesh.
 #pragma once
 
-#include <span>
-
 #include "core/config.h"
 #include "models/checkpoint.h"
 #include "parallel/mesh.h"
@@ -15,14 +13,15 @@ struct Conditioning {
   at::Tensor cond, uncond;
 };
 
-/// Encodes the prompts of all requests. The first rank of the replica loads the text encoder, encodes and
-/// frees it again; the others receive the embeddings. On the CPU, in `dtype`.
-std::vector<Conditioning> encode_texts(const Checkpoint& checkpoint, std::span<const RequestConfig> requests,
-                                       at::ScalarType dtype, const at::Device& device, Communicator& replica);
-
 /// The noise that sample `sample` of a request starts from, [1, C, F, h, w] float32 on the CPU: from its seed
 /// plus the sample's number, or from `request.latents`.
 at::Tensor starting_noise(const RequestConfig& request, int64_t sample, const Denoiser& denoiser);
+
+/// Latents [1, C, F, h, w] after `steps` of a schedule's steps.
+struct DenoiseState {
+  at::Tensor latents;
+  int64_t steps = 0;
+};
 
 /// Denoises one sample on all ranks of a replica together.
 class DenoiseLoop {
@@ -31,10 +30,11 @@ class DenoiseLoop {
               at::Device device)
       : denoiser_(denoiser), mesh_(mesh), attention_(attention), device_(device) {}
 
-  /// Returns the final latents [1, C, F, h, w], float32, the same on every rank. `on_step(i)` is called after
-  /// each step. 80 at the step that makes a NaN or Inf.
+  /// Returns the final latents [1, C, F, h, w], float32, the same on every rank. `start` is the noise, or
+  /// where an earlier run was stopped (and `schedule` restored). `on_step` is called after each step. 80 at
+  /// the step that makes a NaN or Inf.
   at::Tensor run(const RequestConfig& request, const Conditioning& text, NoiseSchedule& schedule,
-                 const at::Tensor& noise, const std::function<void(int64_t step)>& on_step) const;
+                 const DenoiseState& start, const std::function<void(const DenoiseState&)>& on_step) const;
 
  private:
   const Denoiser& denoiser_;

@@ -3,6 +3,7 @@
 // it on a laptop.
 #pragma once
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -27,6 +28,8 @@ struct ModelFacts {
   int64_t element_bytes = 4, vae_element_bytes = 4;
 
   int64_t width() const { return heads * head_dim; }
+  /// Numbers of a latent video that make one token.
+  int64_t patch() const { return latent_channels * patch_frames * patch_height * patch_width; }
 };
 
 /// What the plan must know of the machine.
@@ -37,6 +40,17 @@ struct PlanMachine {
   std::string backend = "mpi";
   int threads_per_rank = 1;
   bool shared_weights = false;  ///< ranks as threads of one process on CPUs hold one copy
+  std::string hardware;         ///< a name of parallel/hardware.h; empty: `device`
+  std::string interconnect;     ///< likewise; empty: ndr400 for GPUs, ethernet10 for CPUs
+  int64_t memory_bytes = 0;     ///< of a GPU, or of a node whose CPUs compute; 0: not known
+
+  std::string device_name() const { return hardware.empty() ? device : hardware; }
+  std::string network() const {
+    return !interconnect.empty() ? interconnect : device == "cuda" ? "ndr400" : "ethernet10";
+  }
+  /// Of a full node; the last node may have fewer.
+  int node_ranks() const { return ranks_per_node == 0 ? world : std::min(ranks_per_node, world); }
+  int nodes() const { return (world + node_ranks() - 1) / node_ranks(); }
 };
 
 struct TokenGrid {
@@ -45,12 +59,45 @@ struct TokenGrid {
 };
 TokenGrid token_grid(const RequestConfig& request, const ModelFacts& model);
 
+/// 78 where a video has more positions along an axis than the model knows.
+void check_positions(const RequestConfig& request, const ModelFacts& model);
+
+/// How the ranks are divided: the mesh, and how context parallelism is made up.
+struct Split {
+  MeshShape mesh;
+  AttentionShape attention;
+};
+
 /// Estimates for the rank that has most to do; bytes and floating-point operations.
 struct RankCosts {
   int64_t text_bytes = 0, denoise_bytes = 0, decode_bytes = 0;  ///< memory of each phase, weights included
   int64_t peak_bytes = 0;   ///< the largest of them, and the process itself
-  int64_t moved_bytes = 0;  ///< sent by a rank in one denoising step
+  int64_t layer_bytes = 0;  ///< sent by the first rank in one layer of one guidance branch
+  int64_t moved_bytes = 0;  ///< sent by the first rank in one denoising step
   double operations = 0;    ///< of one denoising step
+};
+
+/// Of denoising alone; without text, loading and decoding.
+struct Prediction {
+  double step_seconds = 0;     ///< of the largest request
+  double exchange_share = 0;   ///< of a step
+  double request_seconds = 0;  ///< one video of the largest request
+  double total_seconds = 0;    ///< all videos, dealt to the replicas longest first
+  double speedup = 1;          ///< of total_seconds, against one such rank
+};
+
+/// One way to divide the ranks, with what it would cost.
+struct MeshChoice {
+  Split split;
+  RankCosts costs;
+  Prediction predicted;
+  bool fits = true;     ///< into the memory, as far as that is known
+  int64_t idle = 0;     ///< replicas without a video
+  std::string why_not;  ///< in a word, what the better ones have; empty for the recommended one
+};
+struct MeshChoices {
+  std::vector<MeshChoice> meshes;  ///< the best first
+  int64_t evaluations = 0;         ///< predictions that were computed: meshes x different sizes of video
 };
 
 struct RunPlan {
@@ -63,27 +110,33 @@ struct RunPlan {
   Partition tokens = Partition::even(0, 1);  ///< over the cp group
   Partition heads = Partition::even(0, 1);   ///< over a Ulysses group
   RankCosts costs;
-  double predicted_speedup = 1;  ///< of a denoising step, against one such rank
+  Prediction predicted;
+  int64_t videos = 1;
+  std::vector<std::string> reasons;  ///< for this choice, a sentence each
   std::vector<std::string> warnings;
 };
 
-/// 78 where the sizes do not fit the world, the model or the requests, with the sizes that would.
+/// The split with the least predicted time among those that the config allows. 78 where the sizes do not fit
+/// the world, the model or the requests, with the nearest that do.
 RunPlan make_plan(const RunConfig& config, const ModelFacts& model, const PlanMachine& machine);
 
-/// Every mesh of `world` ranks that this config allows, the best predicted speed-up first.
-std::vector<RunPlan> all_plans(const RunConfig& config, const ModelFacts& model, const PlanMachine& machine);
+/// Every split of the ranks that this config allows, the best first:
+/// 1. those that fit into the memory before those that do not, and those without idle replicas before others;
+/// 2. the least time for all videos; times within 10 % of the least count as equal, and among these the least
+///    time for one video comes first, so that replicas are made where they gain something;
+/// 3. ties: fewer replicas, then both guidance branches at once, then the larger Ulysses group.
+/// 78 as make_plan.
+MeshChoices rank_meshes(const RunConfig& config, const ModelFacts& model, const PlanMachine& machine);
 
 /// The plan in words, for the start of a run and for `frameshard plan`.
 std::string describe(const RunPlan& plan, const ModelFacts& model);
-std::string describe_alternatives(const std::vector<RunPlan>& plans);
+/// At most `limit` rows; 0: all.
+std::string describe_choices(const MeshChoices& choices, size_t limit);
 
 /// Videos to make: requests, each times its batch.
 int64_t video_count(const RunConfig& config);
 
-// The steps of make_plan, for tests.
-MeshShape solve_mesh(const RunConfig& config, int world, bool guided, int64_t tokens);
-AttentionShape solve_attention(const AttentionConfig& wanted, int cp, int64_t heads, int ranks_per_node);
-RankCosts estimate_costs(const RunPlan& plan, const ModelFacts& model);
+/// Floating-point operations of one forward pass: `tokens` of `all_tokens` are this rank's.
 double denoiser_operations(const ModelFacts& model, int64_t tokens, int64_t all_tokens, int64_t text_tokens);
 
 }  // namespace frameshard

@@ -1,93 +1,181 @@
-// The sizes of the mesh and of the attention strategy.
+// Which splits of the ranks a configuration allows, and what to say where it allows none.
 #include <algorithm>
+#include <cmath>
 
 #include "core/error.h"
-#include "parallel/plan.h"
+#include "parallel/plan_costs.h"
 
 namespace frameshard {
 namespace {
 
-std::string word(const AutoOr<int64_t>& size) {
+using Size = AutoOr<int64_t>;
+
+std::vector<int> divisors(int number) {
+  std::vector<int> small, large;
+  for (int i = 1; int64_t(i) * i <= number; ++i) {
+    if (number % i != 0) continue;
+    small.push_back(i);
+    if (i != number / i) large.push_back(number / i);
+  }
+  small.insert(small.end(), large.rbegin(), large.rend());
+  return small;
+}
+
+bool allows(const Size& wanted, int64_t size) {
+  return wanted.is_auto() || *wanted.value == size;
+}
+
+// Every mesh of `world` ranks, replicas first; both branches at once only where there are two.
+std::vector<MeshShape> factorings(int world, bool guided) {
+  std::vector<MeshShape> meshes;
+  for (const int dp : divisors(world)) {
+    for (int cfg = 1; cfg <= (guided ? 2 : 1); ++cfg) {
+      if (world / dp % cfg == 0) meshes.push_back({dp, cfg, world / dp / cfg});
+    }
+  }
+  return meshes;
+}
+
+bool allows(const DiffusionConfig& wanted, MeshShape mesh) {
+  return allows(wanted.dp_size, mesh.dp) && allows(wanted.cfg_size, mesh.cfg) &&
+         allows(wanted.cp_size, mesh.cp);
+}
+
+// ---- refusals ----
+
+std::string word(const Size& size) {
   return size.is_auto() ? "auto" : std::to_string(*size.value);
 }
 
-std::string mesh_text(MeshShape mesh) {
-  return fmt::format("dp {} x cfg {} x cp {}", mesh.dp, mesh.cfg, mesh.cp);
+std::string ranks_text(int64_t ranks) {
+  return fmt::format("{} rank{}", ranks, ranks == 1 ? "" : "s");
 }
 
-// The first factorings of `world`, for an error message.
-std::string factorings(int world, bool guided) {
+// The first of them, for an error message.
+std::string list_text(const std::vector<MeshShape>& meshes) {
   std::vector<std::string> texts;
-  for (int dp = 1; dp <= world; ++dp) {
-    for (int cfg = 1; cfg <= (guided ? 2 : 1); ++cfg) {
-      if (world % (dp * cfg) == 0) texts.push_back(mesh_text({dp, cfg, world / (dp * cfg)}));
-    }
+  for (const MeshShape& mesh : meshes) {
+    texts.push_back(fmt::format("dp {} x cfg {} x cp {}", mesh.dp, mesh.cfg, mesh.cp));
   }
   if (texts.size() > 8) texts.resize(8), texts.push_back("...");
   return fmt::format("{}", fmt::join(texts, "; "));
 }
 
+// How far a mesh is from the sizes that were asked for: how many it changes, and then by which factors.
+std::pair<int, double> distance(const DiffusionConfig& wanted, MeshShape mesh) {
+  std::pair<int, double> result{0, 0.0};
+  auto add = [&](const Size& size, int got) {
+    if (allows(size, got)) return;
+    ++result.first;
+    result.second += std::abs(std::log(double(got) / double(*size.value)));
+  };
+  add(wanted.dp_size, mesh.dp), add(wanted.cfg_size, mesh.cfg), add(wanted.cp_size, mesh.cp);
+  return result;
+}
+
+// "; the nearest that fits: cfg 2 x cp 4 (set infer.diffusion.cp_size=4)", or nothing.
+std::string nearest_text(const DiffusionConfig& wanted, int world, const Workload& work) {
+  std::vector<MeshShape> meshes = factorings(world, work.guided);
+  std::erase_if(meshes, [&](auto& mesh) { return mesh.cp > work.least_tokens || mesh.dp > work.videos; });
+  if (meshes.empty()) return "";
+  const MeshShape mesh = *std::min_element(meshes.begin(), meshes.end(), [&](auto& a, auto& b) {
+    return std::tuple(distance(wanted, a), -a.cfg, a.dp) < std::tuple(distance(wanted, b), -b.cfg, b.dp);
+  });
+  std::vector<std::string> changes;
+  auto change = [&](const char* key, const Size& size, int got) {
+    if (!allows(size, got)) changes.push_back(fmt::format("infer.diffusion.{}={}", key, got));
+  };
+  change("dp_size", wanted.dp_size, mesh.dp), change("cfg_size", wanted.cfg_size, mesh.cfg),
+      change("cp_size", wanted.cp_size, mesh.cp);
+  return fmt::format("; the nearest that fits: {}cfg {} x cp {} (set {})",
+                     mesh.dp > 1 ? fmt::format("dp {} x ", mesh.dp) : "", mesh.cfg, mesh.cp,
+                     fmt::join(changes, " "));
+}
+
+[[noreturn]] void refuse_product(const DiffusionConfig& wanted, int world, const Workload& work) {
+  const int64_t dp = wanted.dp_size.value.value_or(1), cp = wanted.cp_size.value.value_or(1);
+  const bool both_fit = work.guided && world >= 2 * dp * cp;
+  const int64_t cfg = wanted.cfg_size.value.value_or(both_fit ? 2 : 1), ranks = dp * cfg * cp;
+  fail(ExitCode::config, "dp*cfg*cp = {}*{}*{} = {} but {} {} started{}{} start {}; sizes that fit {}: {}",
+       dp, cfg, cp, ranks, ranks_text(world), world == 1 ? "was" : "were", nearest_text(wanted, world, work),
+       nearest_text(wanted, world, work).empty() ? ";" : ", or", ranks_text(ranks), world,
+       list_text(factorings(world, work.guided)));
+}
+
+[[noreturn]] void refuse_parts(const DiffusionConfig& wanted, int world, int64_t cp, const Workload& work) {
+  // The largest smaller number of ranks that has a mesh, where this number has none.
+  int64_t fewer = std::min<int64_t>(world - 1, work.least_tokens * work.videos * (work.guided ? 2 : 1));
+  while (fewer > 1 && nearest_text({}, int(fewer), work).empty()) --fewer;
+  std::string nearest = nearest_text(wanted, world, work);
+  if (nearest.empty()) nearest = fmt::format("; the nearest number of ranks that fits is {}", fewer);
+  fail(ExitCode::config,
+       "cp_size {} is more than the {} tokens of the smallest request; use at most {} ranks for its "
+       "sequence{}",
+       cp, work.least_tokens, work.least_tokens, nearest);
+}
+
+[[noreturn]] void refuse_attention(const AttentionConfig& wanted, int cp) {
+  auto far = [](const Size& size, int got) {
+    return size.is_auto() ? 0.0 : std::abs(std::log(double(got) / double(*size.value)));
+  };
+  const auto sizes = divisors(cp);
+  const int ulysses = *std::min_element(sizes.begin(), sizes.end(), [&](int a, int b) {
+    return far(wanted.ulysses_size, a) + far(wanted.ring_size, cp / a) <
+           far(wanted.ulysses_size, b) + far(wanted.ring_size, cp / b);
+  });
+  fail(ExitCode::config,
+       "ulysses_size {} x ring_size {} is not cp_size {}; leave one of them at auto; the nearest that fits: "
+       "infer.attention.ulysses_size={} infer.attention.ring_size={}",
+       word(wanted.ulysses_size), word(wanted.ring_size), cp, ulysses, cp / ulysses);
+}
+
+// ---- what is allowed ----
+
+// All-to-all is chosen inside a node and over no more ranks than there are heads: between nodes it sends many
+// small messages to everyone, where a ring sends large ones to a neighbour. Sizes that are asked for are
+// kept.
+std::vector<AttentionShape> attention_shapes(const AttentionConfig& wanted, int cp, int64_t heads,
+                                             const PlanMachine& machine) {
+  const bool free = wanted.ulysses_size.is_auto() && wanted.ring_size.is_auto();
+  std::vector<AttentionShape> shapes;
+  for (const int ulysses : divisors(cp)) {
+    if (!allows(wanted.ulysses_size, ulysses) || !allows(wanted.ring_size, cp / ulysses)) continue;
+    if (free && (ulysses > heads || spans_nodes(ulysses, machine))) continue;
+    shapes.push_back({.ulysses = ulysses, .ring = cp / ulysses});
+  }
+  return shapes;
+}
+
 }  // namespace
 
-int64_t video_count(const RunConfig& config) {
-  int64_t videos = 0;
-  for (const RequestConfig& request : all_requests(config)) videos += request.batch_size;
-  return videos;
+bool spans_nodes(int size, const PlanMachine& machine) {
+  return machine.nodes() > 1 && machine.node_ranks() % size != 0;
 }
 
-MeshShape solve_mesh(const RunConfig& config, int world, bool guided, int64_t tokens) {
-  const DiffusionConfig& wanted = config.infer.diffusion;
-  int64_t dp = wanted.dp_size.value.value_or(1), cfg = wanted.cfg_size.value.value_or(1),
-          cp = wanted.cp_size.value.value_or(1);
-  auto misfit = [&] {
-    fail(ExitCode::config,
-         "dp*cfg*cp = {}*{}*{} = {} but {} rank{} started; start {} rank{}, or set infer.diffusion.cp_size; "
-         "sizes that fit "
-         "{}: {}",
-         dp, cfg, cp, dp * cfg * cp, world, world == 1 ? " was" : "s were", dp * cfg * cp,
-         dp * cfg * cp == 1 ? "" : "s", world, factorings(world, guided));
-  };
-  if (world % (dp * cfg * cp) != 0) misfit();
-  int64_t rest = world / (dp * cfg * cp);
-  // Guidance takes the first factor of 2: it exchanges least. The sequence takes the rest; replicas, which
-  // need requests of their own, take what fixed sizes leave.
-  if (wanted.cfg_size.is_auto() && guided && rest % 2 == 0) cfg = 2, rest /= 2;
-  if (wanted.cp_size.is_auto()) cp *= rest, rest = 1;
-  if (wanted.dp_size.is_auto() && rest <= video_count(config)) dp *= rest, rest = 1;
-  if (rest != 1) misfit();
-  if (cp > tokens) {
-    fail(ExitCode::config,
-         "cp_size {} is more than the {} tokens of the smallest request; use at most {} ranks for its "
-         "sequence",
-         cp, tokens, tokens);
-  }
-  return {.dp = int(dp), .cfg = int(cfg), .cp = int(cp)};
-}
+std::vector<Split> legal_splits(const Sizes& wanted, const Workload& work, const ModelFacts& model,
+                                const PlanMachine& machine) {
+  const int world = machine.world;
+  // A fixed cfg_size is kept: whether guidance is on was checked with the configuration.
+  const bool branches = work.guided || !wanted.mesh.cfg_size.is_auto();
+  std::vector<MeshShape> meshes = factorings(world, branches);
+  std::erase_if(meshes, [&](auto& mesh) { return !allows(wanted.mesh, mesh); });
+  auto busy = [&](MeshShape mesh) { return mesh.dp <= work.videos || !wanted.mesh.dp_size.is_auto(); };
+  if (std::none_of(meshes.begin(), meshes.end(), busy)) refuse_product(wanted.mesh, world, work);
 
-AttentionShape solve_attention(const AttentionConfig& wanted, int cp, int64_t heads, int ranks_per_node) {
-  const auto &ulysses = wanted.ulysses_size, &ring = wanted.ring_size;
-  auto misfit = [&] {
-    fail(ExitCode::config, "ulysses_size {} x ring_size {} is not cp_size {}; leave one of them at auto",
-         word(ulysses), word(ring), cp);
-  };
-  if (!ulysses.is_auto() && !ring.is_auto()) {
-    if (*ulysses.value * *ring.value != cp) misfit();
-    return {.ulysses = int(*ulysses.value), .ring = int(*ring.value)};
+  const MeshShape first = *std::find_if(meshes.begin(), meshes.end(), busy);
+  std::erase_if(meshes, [&](auto& mesh) { return mesh.cp > work.least_tokens; });
+  if (std::none_of(meshes.begin(), meshes.end(), busy)) refuse_parts(wanted.mesh, world, first.cp, work);
+
+  std::vector<Split> splits;
+  bool any_busy = false;
+  for (const MeshShape& mesh : meshes) {
+    for (const AttentionShape& shape : attention_shapes(wanted.attention, mesh.cp, model.heads, machine)) {
+      splits.push_back({mesh, shape});
+      any_busy |= busy(mesh);
+    }
   }
-  if (!ulysses.is_auto() || !ring.is_auto()) {
-    const int64_t given = ulysses.is_auto() ? *ring.value : *ulysses.value;
-    if (cp % given != 0) misfit();
-    const int64_t other = cp / given;
-    return ulysses.is_auto() ? AttentionShape{int(other), int(given)}
-                             : AttentionShape{int(given), int(other)};
-  }
-  // All-to-all inside a node and over no more ranks than there are heads; a ring between such groups.
-  int best = 1;
-  for (int size = 1; size <= std::min<int64_t>(cp, heads); ++size) {
-    const bool inside_node = ranks_per_node == 0 || ranks_per_node % size == 0;
-    if (cp % size == 0 && inside_node) best = size;
-  }
-  return {.ulysses = best, .ring = cp / best};
+  if (!any_busy) refuse_attention(wanted.attention, std::find_if(meshes.begin(), meshes.end(), busy)->cp);
+  return splits;
 }
 
 }  // namespace frameshard

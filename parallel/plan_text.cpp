@@ -14,16 +14,69 @@ std::string sizes_text(const Partition& partition) {
   return fmt::format("{} to {} of {}", sizes.back(), sizes.front(), partition.total());
 }
 
-std::string groups_text(const RunPlan& plan) {
-  std::vector<std::string> names;
-  for (const char* axis : {"cp", "cfg", "dp"}) {
-    for (int rank = 0; rank < plan.mesh.ranks(); ++rank) {
-      const auto ranks = group_ranks(rank, plan.mesh, axis);
-      if (ranks.size() > 1 && ranks.front() == rank) names.push_back(group_name(axis, ranks));
-    }
+// "cp{0,1,..,31}" for a large group.
+std::string short_name(const std::string& axis, const std::vector<int>& ranks) {
+  if (ranks.size() <= 8) return group_name(axis, ranks);
+  return fmt::format("{}{{{},{},..,{}}}", axis, ranks[0], ranks[1], ranks.back());
+}
+
+// Group names of one axis: all of a few, else their number and the first.
+std::vector<std::string> axis_groups(MeshShape mesh, const char* axis, int size) {
+  if (size == 1) return {};
+  constexpr int shown = 4;
+  const int groups = mesh.ranks() / size;
+  if (groups > shown) {
+    return {fmt::format("{} {} groups of {}: {} ..", groups, axis, size,
+                        short_name(axis, group_ranks(0, mesh, axis)))};
   }
-  if (names.size() > 12) names.resize(12), names.push_back("...");
+  std::vector<std::string> names;
+  for (int rank = 0; int(names.size()) < groups; ++rank) {
+    const auto ranks = group_ranks(rank, mesh, axis);
+    if (ranks.front() == rank) names.push_back(short_name(axis, ranks));
+  }
+  return names;
+}
+
+std::string groups_text(MeshShape mesh) {
+  std::vector<std::string> names;
+  for (const auto& [axis, size] : {std::pair("cp", mesh.cp), {"cfg", mesh.cfg}, {"dp", mesh.dp}}) {
+    for (const std::string& name : axis_groups(mesh, axis, size)) names.push_back(name);
+  }
   return names.empty() ? "none" : fmt::format("{}", fmt::join(names, " "));
+}
+
+std::string machine_text(const PlanMachine& machine) {
+  const std::string ranks =
+      fmt::format("{} {} rank{}", machine.world, machine.device_name(), machine.world == 1 ? "" : "s");
+  if (machine.nodes() == 1) return ranks;
+  return fmt::format("{} on {} nodes, {}", ranks, machine.nodes(), machine.network());
+}
+
+std::string seconds_text(double seconds) {
+  if (seconds < 1e-3) return fmt::format("{:.0f} us", seconds * 1e6);
+  if (seconds < 1) return fmt::format("{:.3g} ms", seconds * 1e3);
+  if (seconds < 120) return fmt::format("{:.3g} s", seconds);
+  if (seconds < 7200) return fmt::format("{:.1f} min", seconds / 60);
+  return fmt::format("{:.1f} h", seconds / 3600);
+}
+
+std::string memory_text(const RankCosts& costs, const PlanMachine& machine) {
+  const std::string limit = machine.memory_bytes == 0 ? ""
+                            : machine.device == "cpu"
+                                ? ", the node has " + format_bytes(double(machine.memory_bytes))
+                                : " of " + format_bytes(double(machine.memory_bytes));
+  return fmt::format("{} a rank{} (text {}, denoise {}, decode {})", format_bytes(double(costs.peak_bytes)),
+                     limit, format_bytes(double(costs.text_bytes)), format_bytes(double(costs.denoise_bytes)),
+                     format_bytes(double(costs.decode_bytes)));
+}
+
+std::string time_text(const RunPlan& plan) {
+  std::string text = fmt::format("{} a step, {} a video", seconds_text(plan.predicted.step_seconds),
+                                 seconds_text(plan.predicted.request_seconds));
+  if (plan.videos > 1) {
+    text += fmt::format(", {} all {}", seconds_text(plan.predicted.total_seconds), plan.videos);
+  }
+  return text + ", predicted for denoising";
 }
 
 }  // namespace
@@ -31,15 +84,13 @@ std::string groups_text(const RunPlan& plan) {
 std::string describe(const RunPlan& plan, const ModelFacts& model) {
   const auto& m = plan.machine;
   const auto& c = plan.costs;
-  std::string text;
+  std::string text = fmt::format("plan: {} on {}\n", model.name, machine_text(m));
   auto line = [&](const char* label, const std::string& value) {
     text += fmt::format("  {:<10}{}\n", label, value);
   };
-  text += fmt::format("plan: {} on {} {} rank{}\n", model.name, plan.mesh.ranks(), m.device,
-                      plan.mesh.ranks() == 1 ? "" : "s");
   line("mesh", fmt::format("dp {} x cfg {} x cp {}, attention ulysses {} x ring {}", plan.mesh.dp,
                            plan.mesh.cfg, plan.mesh.cp, plan.attention.ulysses, plan.attention.ring));
-  line("groups", groups_text(plan));
+  line("groups", groups_text(plan.mesh));
   line("backend", plan.mesh.ranks() == 1
                       ? fmt::format("none needed, {} threads", m.threads_per_rank)
                       : fmt::format("{}, {} thread{} a rank", m.backend, m.threads_per_rank,
@@ -50,27 +101,35 @@ std::string describe(const RunPlan& plan, const ModelFacts& model) {
   line("tokens", fmt::format("{} ({} x {} x {})", sizes_text(plan.tokens), plan.grid.frames, plan.grid.height,
                              plan.grid.width));
   line("heads", sizes_text(plan.heads));
-  line("memory", fmt::format("{} a rank (text {}, denoise {}, decode {})", format_bytes(double(c.peak_bytes)),
-                             format_bytes(double(c.text_bytes)), format_bytes(double(c.denoise_bytes)),
-                             format_bytes(double(c.decode_bytes))));
-  line("step",
-       fmt::format("{:.4g} TFLOP a rank, {} sent", c.operations / 1e12, format_bytes(double(c.moved_bytes))));
-  if (plan.mesh.ranks() > 1) line("speed-up", fmt::format("{:.2f} predicted", plan.predicted_speedup));
+  line("memory", memory_text(c, m));
+  line("step", fmt::format("{:.4g} TFLOP a rank, {} sent, {} of it a layer and branch", c.operations / 1e12,
+                           format_bytes(double(c.moved_bytes)), format_bytes(double(c.layer_bytes))));
+  line("time", time_text(plan));
+  if (plan.mesh.ranks() > 1) {
+    line("speed-up", fmt::format("{:.2f} predicted, {:.1f} % of a step is exchange", plan.predicted.speedup,
+                                 100 * plan.predicted.exchange_share));
+  }
+  for (const std::string& reason : plan.reasons) line("why", reason);
   for (const std::string& warning : plan.warnings) line("warning", warning);
   return text;
 }
 
-std::string describe_alternatives(const std::vector<RunPlan>& plans) {
+std::string describe_choices(const MeshChoices& choices, size_t limit) {
   std::string text =
-      "meshes that fit, best first:\n   dp cfg  cp  ulysses x ring   speed-up   memory a rank   sent a "
-      "step\n";
-  for (size_t i = 0; i < plans.size() && i < 12; ++i) {
-    const RunPlan& p = plans[i];
-    text += fmt::format("  {:>3} {:>3} {:>3}  {:>7} x {:<4} {:>10.2f} {:>15} {:>13}{}\n", p.mesh.dp,
-                        p.mesh.cfg, p.mesh.cp, p.attention.ulysses, p.attention.ring, p.predicted_speedup,
-                        format_bytes(double(p.costs.peak_bytes)), format_bytes(double(p.costs.moved_bytes)),
-                        i == 0 ? "  recommended" : "");
+      "meshes, best first:\n"
+      "    dp cfg   cp  ulysses x ring    step       all  speed-up  exchange    memory\n";
+  const size_t shown = limit == 0 ? choices.meshes.size() : std::min(limit, choices.meshes.size());
+  for (size_t i = 0; i < shown; ++i) {
+    const MeshChoice& c = choices.meshes[i];
+    const auto& [mesh, attention] = c.split;
+    text += fmt::format("  {:>4} {:>3} {:>4}  {:>7} x {:<4} {:>8} {:>9} {:>9.2f} {:>7.1f} % {:>9}  {}\n",
+                        mesh.dp, mesh.cfg, mesh.cp, attention.ulysses, attention.ring,
+                        seconds_text(c.predicted.step_seconds), seconds_text(c.predicted.total_seconds),
+                        c.predicted.speedup, 100 * c.predicted.exchange_share,
+                        format_bytes(double(c.costs.peak_bytes)), i == 0 ? "recommended" : c.why_not);
   }
+  const size_t more = choices.meshes.size() - shown;
+  if (more > 0) text += fmt::format("  and {} more; --all prints them\n", more);
   return text;
 }
 

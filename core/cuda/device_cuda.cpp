@@ -69,10 +69,45 @@ std::string versions() {
                      nccl % 10000 / 100, nccl % 100);
 }
 
+int driver_cuda() {
+  int version = 0;
+  check(cudaDriverGetVersion(&version), "asking for the driver's version");
+  return version;
+}
+
+int runtime_cuda() {
+  int version = 0;
+  check(cudaRuntimeGetVersion(&version), "asking for the runtime's version");
+  return version;
+}
+
+int nccl_loaded() {
+  int version = 0;
+  if (ncclGetVersion(&version) != ncclSuccess) fail(ExitCode::internal, "NCCL does not tell its version");
+  return version;
+}
+
+int nccl_built_with() {
+  return NCCL_VERSION_CODE;
+}
+
+std::string pci_address(int device) {
+  char text[32] = "";
+  check(cudaDeviceGetPCIBusId(text, sizeof text, device), "asking for a device's PCI address");
+  return text;
+}
+
+bool peer_access(int device, int peer) {
+  int possible = 0;
+  check(cudaDeviceCanAccessPeer(&possible, device, peer), "asking for peer access");
+  return possible != 0;
+}
+
 }  // namespace
 
 extern "C" __attribute__((visibility("default"))) const CudaFunctions frameshard_cuda_functions = {
-    device_count, set_device,  synchronize, memory,  peak_allocated,
-    reset_peak,   empty_cache, device_name, versions};
+    device_count, set_device,  synchronize,     memory,      peak_allocated,
+    reset_peak,   empty_cache, device_name,     versions,    driver_cuda,
+    runtime_cuda, nccl_loaded, nccl_built_with, pci_address, peer_access};
 
 }  // namespace frameshard

@@ -1,25 +1,48 @@
 // The commands of the program. Each returns the exit code, or throws Error.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "launcher/launch/options.h"
+
 namespace frameshard {
 
-/// `frameshard run CONFIG [key=value ...]`: this process is one rank, or all of them as threads.
-int run_command(const std::string& config, const std::vector<std::string>& overrides);
+struct RunOptions {
+  std::string config;
+  std::vector<std::string> overrides;
+  bool fail_fast = false;
+};
+/// The arguments of `run`, for the command line and for `launch`, which reads them before it starts anything.
+void add_run_options(CLI::App& command, RunOptions& options);
 
-/// `frameshard launch --nproc-per-node N run CONFIG ...`: starts the ranks of one machine through mpirun.
-int launch_command(const std::string& ranks, const std::vector<std::string>& program);
+/// `frameshard run CONFIG [key=value ...]`: this process is one rank, or all of them as threads.
+int run_command(const RunOptions& options);
+
+/// `frameshard launch --nproc-per-node N run CONFIG ...`: starts the ranks through mpirun, on this node or,
+/// as one of several launchers, on all of them.
+int launch_command(LaunchOptions options);
 
 struct PlanOptions {
-  int world = 1;
-  int ranks_per_node = 0;
-  std::string device = "auto";
+  std::optional<int> world, nodes, ranks_per_node;  ///< what is left out: launcher/plan_world.h
+  std::string device = "auto";                      ///< or a name of parallel/hardware.h
+  std::string interconnect;                         ///< likewise; empty: what is usual for the device
+  bool json = false, all = false;
 };
-/// `frameshard plan CONFIG --world N`: prints the plan; makes no tensor.
+/// `frameshard plan CONFIG --world N`: prints the plan; makes no tensor. 64 for numbers that do not fit
+/// together and unknown names.
 int plan_command(const std::string& config, const std::vector<std::string>& overrides,
                  const PlanOptions& options);
+
+struct DoctorOptions {
+  double seconds = 2;   ///< to measure the exchange in, altogether
+  double timeout = 30;  ///< to wait for other ranks at one place
+};
+/// `frameshard doctor [CONFIG]`: what of MPI, GPUs, network, limits and versions is wrong, and the cure. 69
+/// where something is to change. `config` may be empty.
+int doctor_command(const std::string& config, const std::vector<std::string>& overrides,
+                   const DoctorOptions& options);
 
 /// `frameshard devices`
 int devices_command();

@@ -1,116 +1,131 @@
-#include <charconv>
 #include <csignal>
-#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 
-#include <sys/prctl.h>
-#include <sys/wait.h>
-#include <unistd.h>
+#include <CLI/CLI.hpp>
 
-#include "core/config.h"
 #include "core/cuda_module.h"
 #include "core/error.h"
 #include "core/host.h"
 #include "core/log.h"
+#include "core/version.h"
 #include "launcher/commands/commands.h"
 #include "launcher/job.h"
+#include "launcher/launch/master.h"
+#include "launcher/launch/node.h"
+#include "launcher/launch/open_mpi.h"
+#include "launcher/launch/rendezvous.h"
+#include "parallel/comm/mpi_session.h"
 
 namespace frameshard {
 namespace {
 
-int rank_count(const std::string& wanted) {
-  if (wanted == "auto") return local_device_count();
-  if (wanted == "cpu") return allowed_cores();
-  if (wanted == "gpu") {
-    if (!cuda()) fail(ExitCode::config, "--nproc-per-node gpu, but {}", why_no_cuda());
-    return cuda()->device_count();
-  }
-  int count = 0;
-  const auto [end, error] = std::from_chars(wanted.data(), wanted.data() + wanted.size(), count);
-  if (error != std::errc{} || end != wanted.data() + wanted.size() || count < 1 || count > 65536) {
-    fail(ExitCode::usage, "--nproc-per-node must be auto, gpu, cpu or a number of ranks, got \"{}\"", wanted);
-  }
-  return count;
+constexpr const char* startable[] = {"run", "doctor"};
+
+void check_program(const std::vector<std::string>& program) {
+  const std::string word = program.empty() ? "" : program[0];
+  if (word.starts_with("-"))
+    fail(ExitCode::usage, "launch has no flag {}; frameshard launch --help lists them", word);
+  if (std::find(std::begin(startable), std::end(startable), word) != std::end(startable)) return;
+  fail(ExitCode::usage,
+       "launch needs a command to start: frameshard launch --nproc-per-node 2 run CONFIG [key=value ...]{}",
+       word.empty() ? "" : fmt::format("; \"{}\" is none", word));
 }
 
-std::string find_program(const std::string& name) {
-  const char* path = std::getenv("PATH");
-  for (std::string rest = path ? path : ""; !rest.empty();) {
-    const size_t colon = rest.find(':');
-    const auto candidate = std::filesystem::path(rest.substr(0, colon)) / name;
-    if (access(candidate.c_str(), X_OK) == 0) return candidate.string();
-    rest = colon == std::string::npos ? "" : rest.substr(colon + 1);
+// What `run` will read, read here first: its errors come once, before anything is started.
+std::optional<Job> read_job(const std::vector<std::string>& program) {
+  if (program[0] != "run") return std::nullopt;
+  CLI::App command{"", "frameshard run"};
+  RunOptions options;
+  add_run_options(command, options);
+  std::vector<std::string> words(program.rbegin(), program.rend() - 1);
+  try {
+    command.parse(words);
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() != 0) fail(ExitCode::usage, "run: {}", error.what());
+    throw;  // --help, which main prints
   }
-  fail(ExitCode::missing_file, "{} is not on PATH; install Open MPI (Debian: openmpi-bin)", name);
+  return open_job(options.config, options.overrides, options.fail_fast);
 }
 
-// Errors that do not depend on the ranks are found here, once, before anything is started.
-void validate(const std::vector<std::string>& program, int ranks) {
-  const Job job = open_job(program[1], {program.begin() + 2, program.end()});
-  const RankPlace place{
-      .local_size = ranks, .under_mpi = true, .cores = std::max(1, allowed_cores() / ranks)};
-  const bool own_gpu = cuda() && ranks <= cuda()->device_count();
-  const PlanMachine machine = describe_machine(job, place, ranks, ranks, own_gpu);
+// And what depends on the number of ranks.
+void check_plan(const Job& job, int world, int ranks_per_node) {
+  const RankPlace place{.local_size = ranks_per_node,
+                        .under_mpi = true,
+                        .cores = std::max(1, allowed_cores() / ranks_per_node)};
+  const bool own_gpu = cuda() && ranks_per_node <= cuda()->device_count();
+  const PlanMachine machine = describe_machine(job, place, world, ranks_per_node, own_gpu);
   make_plan(job.config, model_facts(job, machine.device), machine);
   prepare_outputs(job);
 }
 
-volatile sig_atomic_t caught_signal = 0;
-volatile sig_atomic_t mpirun_pid = 0;
-
-// A signal from the terminal reaches mpirun by itself; one sent to this process alone is passed on.
-void pass_on(int signal, siginfo_t* info, void*) {
-  caught_signal = signal;
-  if (info->si_code == SI_USER && mpirun_pid > 0) kill(mpirun_pid, signal);
+NodeFacts describe_node(const LaunchOptions& options, const OpenMpi& mpi) {
+  NodeFacts facts{.rank = options.node_rank,
+                  .nodes = options.nodes,
+                  .ranks = count_ranks(options.nproc_per_node),
+                  .host = host_name(),
+                  .address = "localhost",
+                  .engine = engine_version(),
+                  .mpi = mpi.release.text(),
+                  .executable = std::filesystem::read_symlink("/proc/self/exe").string(),
+                  .program = options.program};
+  if (options.nodes > 1 && options.node_rank == 0) {
+    facts.address = resolve(options.local_addr.empty() ? options.master_addr : options.local_addr);
+  }
+  return facts;
 }
 
-// Runs mpirun and gives its exit code; 128+n where signal n ended the job, of which mpirun itself makes 1.
-int supervise(const std::vector<char*>& arguments) {
-  const pid_t child = fork();
-  if (child < 0)
-    fail(ExitCode::unavailable, "{} could not be started: {}", arguments[0], std::strerror(errno));
-  if (child == 0) {
-    prctl(PR_SET_PDEATHSIG, SIGTERM);  // no job outlives its launcher
-    execv(arguments[0], arguments.data());
-    _exit(int(ExitCode::unavailable));
+// With an mpirun of another version every rank would start as a job of its own.
+void check_same_mpi(const OpenMpi& mpi) {
+  const auto linked = parse_mpi_release(mpi_version());
+  if (linked && linked->major == mpi.release.major) return;
+  fail(ExitCode::unavailable, "{} is of {}, and this program uses {}; put that one's mpirun first on PATH",
+       mpi.mpirun, mpi.release.text(), mpi_version());
+}
+
+int launch_as_master(const LaunchOptions& options, const OpenMpi& mpi, SignalPipe& signals) {
+  const auto job = read_job(options.program);
+  const NodeFacts mine = describe_node(options, mpi);
+  std::vector<JoinedNode> nodes;
+  if (options.nodes > 1) nodes = wait_for_nodes(options, mine, job_token(options, signals), signals);
+  try {
+    int world = mine.ranks, least = mine.ranks;
+    for (const JoinedNode& node : nodes) {
+      world += node.facts.ranks;
+      least = std::min(least, node.facts.ranks);
+    }
+    if (job) check_plan(*job, world, least);
+    return run_job({.options = options, .mpi = mpi, .mine = mine}, nodes, signals);
+  } catch (const Error& error) {
+    send_end(nodes, int(error.code()), error.what());
+    throw;
   }
-  mpirun_pid = child;
-  struct sigaction action {};
-  action.sa_sigaction = pass_on;
-  action.sa_flags = SA_SIGINFO;
-  for (int signal : {SIGINT, SIGTERM, SIGHUP}) sigaction(signal, &action, nullptr);
-  int status = 0;
-  while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
-  }
-  if (caught_signal != 0) {
-    log::print(fmt::format("FAILED: ended by {}\n", strsignal(caught_signal)));
-    return 128 + caught_signal;
-  }
-  return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+}
+
+int launch_as_node(const LaunchOptions& options, const OpenMpi& mpi, SignalPipe& signals) {
+  read_job(options.program);
+  NodeFacts mine = describe_node(options, mpi);
+  const Token token = job_token(options, signals);
+  const auto master = join_master(options, mine, token, signals);
+  return serve_master(options, mpi, *master, signals);
 }
 
 }  // namespace
 
-int launch_command(const std::string& wanted, const std::vector<std::string>& program) {
-  if (program.size() < 2 || program[0] != "run") {
-    fail(ExitCode::usage,
-         "launch needs a command to start: frameshard launch --nproc-per-node 2 run CONFIG [key=value ...]");
+int launch_command(LaunchOptions options) {
+  check_launch_options(options);
+  check_program(options.program);
+  count_ranks(options.nproc_per_node);
+  const OpenMpi mpi = find_open_mpi();
+  check_same_mpi(mpi);
+  SignalPipe signals;
+  try {
+    return options.node_rank == 0 ? launch_as_master(options, mpi, signals)
+                                  : launch_as_node(options, mpi, signals);
+  } catch (const Interrupted& interrupted) {
+    log::print(fmt::format("FAILED: ended by {}\n", strsignal(interrupted.signal)));
+    return 128 + interrupted.signal;
   }
-  const int ranks = rank_count(wanted);
-  validate(program, ranks);
-
-  // --oversubscribe: a rank a core is usual here, and Open MPI counts physical cores; --bind-to none: threads
-  // are set by the plan, and Open MPI would bind two ranks to one core each and give them no second thread.
-  std::vector<std::string> command{
-      find_program("mpirun"), "-n", std::to_string(ranks), "--oversubscribe", "--bind-to", "none", "--quiet"};
-  if (geteuid() == 0) command.push_back("--allow-run-as-root");
-  command.push_back(std::filesystem::read_symlink("/proc/self/exe").string());
-  command.insert(command.end(), program.begin(), program.end());
-  std::vector<char*> arguments;
-  for (std::string& argument : command) arguments.push_back(argument.data());
-  arguments.push_back(nullptr);
-  return supervise(arguments);
 }
 
 }  // namespace frameshard

@@ -1,25 +1,58 @@
-#include "core/device.h"
+#include "core/cuda_module.h"
 #include "core/error.h"
+#include "core/host.h"
 #include "launcher/commands/commands.h"
 #include "launcher/job.h"
+#include "launcher/plan_world.h"
+#include "parallel/hardware.h"
+#include "parallel/plan_json.h"
 
 namespace frameshard {
+namespace {
+
+// Of the named device; of what is here, where no particular one is named.
+int64_t memory_of(const DeviceKind& kind) {
+  if (kind.memory_bytes > 0) return kind.memory_bytes;
+  if (kind.type == "cpu") return host_memory_bytes();
+  int64_t free_bytes = 0, total_bytes = 0;
+  if (cuda()) cuda()->memory(0, &free_bytes, &total_bytes);
+  return total_bytes;
+}
+
+PlanMachine planned_machine(const InferConfig& infer, const PlanOptions& options, const PlanWorld& world) {
+  const DeviceKind& kind = device_kind(options.device == "auto" ? device_type(infer.device) : options.device);
+  PlanMachine machine{.world = world.ranks, .ranks_per_node = world.ranks_per_node};
+  machine.device = kind.type, machine.hardware = kind.name, machine.memory_bytes = memory_of(kind);
+  machine.interconnect = options.interconnect;
+  if (!options.interconnect.empty() && interconnect(options.interconnect).rate == 0 && machine.nodes() > 1) {
+    fail(ExitCode::usage, "--interconnect none joins no nodes, and {} were asked for; known are {}",
+         machine.nodes(), interconnect_names());
+  }
+  machine.backend = infer.backend != "auto" ? infer.backend : machine.device == "cuda" ? "nccl" : "mpi";
+  machine.shared_weights = machine.backend == "threads" && machine.device == "cpu" && machine.world > 1;
+  machine.threads_per_rank = int(infer.threads_per_rank.value.value_or(1));
+  return machine;
+}
+
+}  // namespace
 
 int plan_command(const std::string& config, const std::vector<std::string>& overrides,
                  const PlanOptions& options) {
+  const PlanWorld world = plan_world(options);
   const Job job = open_job(config, overrides);
-  PlanMachine machine{.world = options.world, .ranks_per_node = options.ranks_per_node};
-  machine.device = options.device == "auto" ? device_type(job.config.infer.device) : options.device;
-  if (job.config.infer.backend != "auto") {
-    machine.backend = job.config.infer.backend;
-  } else {
-    machine.backend = machine.device == "cuda" ? "nccl" : "mpi";
-  }
-  machine.threads_per_rank = int(job.config.infer.threads_per_rank.value.value_or(1));
+  const PlanMachine machine = planned_machine(job.config.infer, options, world);
   const ModelFacts facts = model_facts(job, machine.device);
   const RunPlan plan = make_plan(job.config, facts, machine);
-  fmt::print("{}", describe(plan, facts));
-  if (options.world > 1) fmt::print("{}", describe_alternatives(all_plans(job.config, facts, machine)));
+  const MeshChoices choices = rank_meshes(job.config, facts, machine);
+  if (options.json) {
+    Json json = plan_json(plan, choices, facts);
+    json["machine"]["ranks_from"] = world.source.empty() ? Json(nullptr) : Json(world.source);
+    fmt::print("{}\n", json.dump(2));
+    return int(ExitCode::ok);
+  }
+  fmt::print("{}\n{}", world.text(), describe(plan, facts));
+  constexpr size_t rows = 12;
+  if (world.ranks > 1) fmt::print("{}", describe_choices(choices, options.all ? 0 : rows));
   return int(ExitCode::ok);
 }
 

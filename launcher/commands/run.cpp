@@ -8,6 +8,7 @@
 #include "core/device.h"
 #include "core/log.h"
 #include "core/phase.h"
+#include "core/stop.h"
 #include "launcher/commands/commands.h"
 #include "launcher/failure.h"
 #include "launcher/generate.h"
@@ -19,12 +20,14 @@
 namespace frameshard {
 namespace {
 
-using Videos = std::vector<std::filesystem::path>;
-
-void print_videos(const Videos& videos) {
+void print_videos(const Generated& made) {
   std::fflush(stderr);
-  for (const auto& video : videos) fmt::print("{}\n", video.string());
+  for (const auto& [unit, video] : made.videos) fmt::print("{}\n", video.string());
   std::fflush(stdout);
+}
+
+void print_failures(const Generated& made) {
+  if (!made.failures.empty()) log::print(fmt::format("FAILED: {}\n", made.failures));
 }
 
 RunPlan plan_job(const Job& job, const RankPlace& place, int world, int ranks_per_node, bool own_gpu) {
@@ -64,8 +67,8 @@ int ranks_alone(const Job& job) {
   return 1;
 }
 
-Videos generate_or_report(const Job& job, const RunPlan& plan, const RankPlace& place, Communicator& world,
-                          ModelCache& models) {
+Generated generate_or_report(const Job& job, const RunPlan& plan, const RankPlace& place, Communicator& world,
+                             ModelCache& models) {
   try {
     return generate(job, plan, place, world, models);
   } catch (const OtherRankFailed&) {
@@ -78,34 +81,38 @@ Videos generate_or_report(const Job& job, const RunPlan& plan, const RankPlace& 
   }
 }
 
-int run_alone(const std::string& config, const std::vector<std::string>& overrides) {
+int run_alone(const RunOptions& options) {
   set_phase("validation");
   check_world_size(1);
-  const Job job = open_job(config, overrides);
+  Job job = open_job(options.config, options.overrides, options.fail_fast);
   const int ranks = ranks_alone(job);
   const CommPtr self = make_self_communicator("world");
   RankPlace place{.local_size = ranks, .cores = std::max(1, cores_a_rank(*self) / ranks)};
   const RunPlan plan = plan_job(job, place, ranks, ranks, cuda() && ranks <= cuda()->device_count());
+  job.found = survey_outputs(job);
   prepare_outputs(job);
   print_plan(plan, job, 0);
 
   ModelCache models;
-  Videos videos;
+  Generated all;
   std::mutex mutex;
   auto body = [&](Communicator& world) {
     RankPlace mine = place;
     mine.local_rank = world.rank();
-    const Videos made = generate_or_report(job, plan, mine, world, models);
+    Generated made = generate_or_report(job, plan, mine, world, models);
     std::lock_guard lock(mutex);
-    videos.insert(videos.end(), made.begin(), made.end());
+    all.videos.merge(made.videos);
+    all.code = made.code;
+    all.failures = made.failures;
   };
   if (ranks == 1) {
     body(*self);
   } else {
     run_ranks(ranks, body);
   }
-  print_videos(videos);
-  return int(ExitCode::ok);
+  print_videos(all);
+  print_failures(all);
+  return int(all.code);
 }
 
 // ---- one rank of several processes ----
@@ -146,6 +153,20 @@ void use_first_ranks_name(Job& job, Communicator& world) {
   job.directory = std::filesystem::path(job.config.output.directory) / job.config.name;
 }
 
+// One look a host: hosts may have disks of their own, and what one of them has is there.
+std::vector<UnitState> survey_hosts(const Job& job, const RankPlace& place, Communicator& world) {
+  at::Tensor states = at::zeros({int64_t(job.units.size())}, at::kLong);
+  auto* state = states.data_ptr<int64_t>();
+  if (place.local_rank == 0) {
+    for (UnitState found : survey_outputs(job)) *state++ = int64_t(found);
+  }
+  world.all_reduce(states, ReduceOp::max);
+  const auto* all = states.data_ptr<int64_t>();
+  std::vector<UnitState> found;
+  for (size_t i = 0; i < job.units.size(); ++i) found.push_back(UnitState(all[i]));
+  return found;
+}
+
 [[noreturn]] void report_and_abort(const Job& job, const RankPlace& place, Communicator& world) {
   const Failure failure = current_failure();
   const FailureClaim claim(job.directory, job.failure_token);
@@ -162,7 +183,16 @@ void use_first_ranks_name(Job& job, Communicator& world) {
   abort_all_ranks(int(failure.code));
 }
 
-int run_under_mpi(const std::string& config, const std::vector<std::string>& overrides) {
+// All replicas save what they have, and end together.
+int end_stopped(const Error& stop, Communicator& world) {
+  const std::string phase = current_phase();
+  world.barrier();
+  if (world.rank() == 0) log::print(fmt::format("FAILED at {}: {}\n", phase, stop.what()));
+  world.barrier();
+  return int(ExitCode::stopped);
+}
+
+int run_under_mpi(const RunOptions& options) {
   MpiSession mpi;
   const CommPtr world = mpi.world();
   log::set_rank(world->rank(), world->size());
@@ -171,7 +201,7 @@ int run_under_mpi(const std::string& config, const std::vector<std::string>& ove
   Job job;
   Failure failure = attempt([&] {
     check_world_size(world->size());
-    job = open_job(config, overrides);
+    job = open_job(options.config, options.overrides, options.fail_fast);
   });
   if (const int code = settle(failure, *world)) return code;
   failure = attempt([&] { check_agreement(job, *world); });
@@ -186,6 +216,7 @@ int run_under_mpi(const std::string& config, const std::vector<std::string>& ove
   at::Tensor least =
       at::tensor({int64_t(cuda() && place.local_size <= cuda()->device_count()), int64_t(place.local_size)});
   world->all_reduce(least, ReduceOp::min);
+  job.found = survey_hosts(job, place, *world);
   RunPlan plan;
   failure = attempt([&] {
     plan = plan_job(job, place, world->size(), int(least[1].item<int64_t>()), least[0].item<int64_t>() != 0);
@@ -195,23 +226,31 @@ int run_under_mpi(const std::string& config, const std::vector<std::string>& ove
   print_plan(plan, job, world->rank());
   job.failure_token = shared_token(*world);
 
-  Videos videos;
+  Generated made;
   ModelCache models;
   try {
-    videos = generate(job, plan, place, *world, models);
+    made = generate(job, plan, place, *world, models);
     world->barrier();
+  } catch (const Error& error) {
+    if (error.code() != ExitCode::stopped) report_and_abort(job, place, *world);
+    return end_stopped(error, *world);
   } catch (...) {
     report_and_abort(job, place, *world);
   }
-  print_videos(videos);
-  return int(ExitCode::ok);
+  print_videos(made);
+  // Nobody ends with a code, and has the others killed, before all is out.
+  world->barrier();
+  if (world->rank() == 0) print_failures(made);
+  world->barrier();
+  return int(made.code);
 }
 
 }  // namespace
 
-int run_command(const std::string& config, const std::vector<std::string>& overrides) {
+int run_command(const RunOptions& options) {
   cuda();  // loaded before the first tensor is made (core/cuda_module.h)
-  return launcher_environment().launched ? run_under_mpi(config, overrides) : run_alone(config, overrides);
+  stop_on_signals();
+  return launcher_environment().launched ? run_under_mpi(options) : run_alone(options);
 }
 
 }  // namespace frameshard

@@ -3,6 +3,7 @@
 // tolerance.
 #include <cmath>
 
+#include "core/error.h"
 #include "models/schedules/flow_grid.h"
 
 namespace frameshard {
@@ -25,10 +26,21 @@ class UniPc final : public NoiseSchedule {
     if (i > 0 && std::find(off.begin(), off.end(), i - 1) == off.end()) sample = corrected(clean, i);
     history_.insert(history_.begin(), clean);
     if (int64_t(history_.size()) > settings_.order) history_.pop_back();
-    order_ = settings_.lower_order_final ? std::min(settings_.order, steps() - i) : settings_.order;
-    order_ = std::min(order_, int64_t(history_.size()));  // the first steps have no history yet
+    order_ = order_at(i);
     last_sample_ = sample;
     return predicted(sample, i);
+  }
+
+  std::vector<at::Tensor> history() const override {
+    std::vector<at::Tensor> tensors{last_sample_};
+    tensors.insert(tensors.end(), history_.begin(), history_.end());
+    return tensors;
+  }
+  void restore(std::vector<at::Tensor> tensors, int64_t steps_taken) override {
+    require(tensors.size() >= 2 && steps_taken >= 1, "UniPC: no history after {} steps", steps_taken);
+    last_sample_ = tensors[0];
+    history_.assign(tensors.begin() + 1, tensors.end());
+    order_ = order_at(steps_taken - 1);
   }
 
  private:
@@ -38,6 +50,12 @@ class UniPc final : public NoiseSchedule {
     std::vector<float> r;               // relative positions of older predictions, then 1
     std::vector<float> rhs;             // b of the paper, one an order
   };
+
+  int64_t order_at(int64_t i) const {
+    const int64_t order =
+        settings_.lower_order_final ? std::min(settings_.order, steps() - i) : settings_.order;
+    return std::min(order, int64_t(history_.size()));  // the first steps have no history yet
+  }
 
   float lambda(int64_t i) const {
     const float sigma = sigmas_[size_t(i)];

@@ -22,7 +22,7 @@ class WanCheckpoint final : public Checkpoint {
         dit_files_(WeightFiles::open_component(folder / "transformer", "diffusion_pytorch_model")),
         vae_files_(WeightFiles::open_component(folder / "vae", "diffusion_pytorch_model")) {
     check_parts_fit();
-    Tokenizer{tokenizer_folder()};  // so that a bad one is found now
+    const Tokenizer readable(tokenizer_folder());  // a bad one is found now
     check_weights(Umt5(text_config_).weights(), text_files_, "UMT5EncoderModel");
     check_weights(Dit(dit_config_, at::kFloat).weights(), dit_files_, "WanTransformer3DModel");
     check_weights(WanVae(vae_config_).weights(), vae_files_, "AutoencoderKLWan");

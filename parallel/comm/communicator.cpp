@@ -115,4 +115,8 @@ CommPtr Communicator::split(int color, int key, const std::string& name) {
   return do_split(color, key, name);
 }
 
+std::unique_ptr<Mailbox> Communicator::do_open_mailbox(MailHandler) {
+  fail(ExitCode::internal, "{} moves device data alone and has no mailbox", name_);
+}
+
 }  // namespace frameshard

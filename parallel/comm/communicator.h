@@ -9,6 +9,8 @@
 
 #include <ATen/ATen.h>
 
+#include "parallel/comm/mailbox.h"
+
 namespace frameshard {
 
 enum class ReduceOp { sum, max, min };
@@ -52,6 +54,10 @@ class Communicator {
   /// The ranks of the same color, ordered by key; collective over this group.
   CommPtr split(int color, int key, const std::string& name);
 
+  /// Questions from any rank to `handler`, which rank 0 gives (the others' is not used). Collective; a
+  /// backend for devices alone has none.
+  std::unique_ptr<Mailbox> open_mailbox(MailHandler handler) { return do_open_mailbox(std::move(handler)); }
+
   const CommStats& stats() const { return stats_; }
 
  protected:
@@ -66,6 +72,8 @@ class Communicator {
   virtual void do_broadcast(at::Tensor& tensor, int root) = 0;
   virtual void do_barrier() = 0;
   virtual CommPtr do_split(int color, int key, const std::string& name) = 0;
+  /// Unless overridden: fails with ExitCode::internal.
+  virtual std::unique_ptr<Mailbox> do_open_mailbox(MailHandler handler);
 
  private:
   class Gate;

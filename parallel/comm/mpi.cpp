@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "core/error.h"
+#include "parallel/comm/mpi_mailbox.h"
 
 namespace frameshard {
 namespace {
@@ -186,6 +187,10 @@ class MpiCommunicator final : public Communicator {
     CommPtr made = make_mpi_communicator(part, name);
     MPI_Comm_free(&part);
     return made;
+  }
+
+  std::unique_ptr<Mailbox> do_open_mailbox(MailHandler handler) override {
+    return make_mpi_mailbox(comm_, name(), std::move(handler));
   }
 
   static constexpr int tag = 1;

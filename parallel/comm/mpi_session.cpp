@@ -19,6 +19,14 @@ std::optional<int> number_in(const char* variable) {
   return value;
 }
 
+// Open MPI would end with a page of text, or start a world of one in each rank.
+void check_slurm_speaks_pmix() {
+  const bool step = std::getenv("SLURM_STEP_ID") && number_in("SLURM_NTASKS").value_or(1) > 1;
+  if (!step || std::getenv("OMPI_COMM_WORLD_SIZE") || std::getenv("PMIX_RANK")) return;
+  fail(ExitCode::unavailable,
+       "srun started these ranks without PMIx, so that MPI cannot connect them; add --mpi=pmix");
+}
+
 }  // namespace
 
 LauncherEnvironment launcher_environment() {
@@ -36,11 +44,19 @@ LauncherEnvironment launcher_environment() {
 }
 
 MpiSession::MpiSession() {
+  check_slurm_speaks_pmix();
   int provided = 0;
-  // SERIALIZED: the rank's own thread talks to MPI, but need not be the one that started it.
-  if (MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &provided) != MPI_SUCCESS) {
+  // MULTIPLE: a mailbox answers in a thread of its own.
+  if (MPI_Init_thread(nullptr, nullptr, MPI_THREAD_MULTIPLE, &provided) != MPI_SUCCESS) {
     fail(ExitCode::unavailable,
          "MPI could not be started; is this Open MPI the one that mpirun belongs to (frameshard --version)?");
+  }
+  if (provided < MPI_THREAD_MULTIPLE) {
+    MPI_Finalize();
+    fail(ExitCode::unavailable,
+         "{} gives thread level {} and MPI_THREAD_MULTIPLE ({}) is needed; use an MPI that is built with it "
+         "(Open MPI: --enable-mpi-thread-multiple, the default since version 3)",
+         mpi_version(), provided, MPI_THREAD_MULTIPLE);
   }
   MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
   MPI_Comm local;

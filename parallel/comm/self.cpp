@@ -3,6 +3,15 @@
 namespace frameshard {
 namespace {
 
+class SelfMailbox final : public Mailbox {
+ public:
+  explicit SelfMailbox(MailHandler handler) : handler_(std::move(handler)) {}
+  std::string ask(const std::string& text) override { return handler_(0, text); }
+
+ private:
+  MailHandler handler_;
+};
+
 // The gate answers every collective of a group of one before it comes here.
 class SelfCommunicator final : public Communicator {
  public:
@@ -16,6 +25,9 @@ class SelfCommunicator final : public Communicator {
   void do_broadcast(at::Tensor&, int) override {}
   void do_barrier() override {}
   CommPtr do_split(int, int, const std::string& name) override { return make_self_communicator(name); }
+  std::unique_ptr<Mailbox> do_open_mailbox(MailHandler handler) override {
+    return std::make_unique<SelfMailbox>(std::move(handler));
+  }
 };
 
 }  // namespace

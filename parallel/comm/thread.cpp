@@ -20,11 +20,20 @@ struct World {
   std::exception_ptr first_failure;
 };
 
+// A mailbox as all its ranks share it.
+struct Mail {
+  MailHandler handler;
+  std::mutex answering;  // held while the handler runs
+  bool gone = false;     // rank 0's mailbox, under `answering`
+  int open = 0;          // mailboxes of the others, under World::mutex
+};
+
 // What one rank shows the others during a collective.
 struct Slot {
   const at::Tensor* tensor = nullptr;
   const Counts* counts = nullptr;
   int color = 0, key = 0;
+  std::shared_ptr<Mail> mail{};
 };
 
 struct Group {
@@ -70,6 +79,50 @@ void reduce_into(at::Tensor& total, const at::Tensor& other, ReduceOp op) {
       return;
   }
 }
+
+class ThreadMailbox final : public Mailbox {
+ public:
+  ThreadMailbox(std::shared_ptr<World> world, std::shared_ptr<Mail> mail, int rank)
+      : world_(std::move(world)),
+        mail_(std::move(mail)),
+        rank_(rank),
+        unwinding_(std::uncaught_exceptions()) {}
+
+  ~ThreadMailbox() override {
+    if (rank_ == 0) {
+      close_first();
+    } else {
+      close_other();
+    }
+  }
+
+  std::string ask(const std::string& text) override {
+    std::lock_guard lock(mail_->answering);
+    if (mail_->gone) throw OtherRankFailed();  // rank 0 leaves before the others only when something failed
+    return mail_->handler(rank_, text);
+  }
+
+ private:
+  void close_other() {
+    std::lock_guard lock(world_->mutex);
+    --mail_->open;
+    world_->changed.notify_all();
+  }
+  // What the handler refers to goes after this: nobody may be in it, or come to it, any more.
+  void close_first() {
+    if (std::uncaught_exceptions() == unwinding_) {
+      std::unique_lock lock(world_->mutex);
+      world_->changed.wait(lock, [&] { return mail_->open == 0 || world_->first_failure; });
+    }
+    std::lock_guard lock(mail_->answering);
+    mail_->gone = true;
+    mail_->handler = nullptr;
+  }
+
+  std::shared_ptr<World> world_;
+  std::shared_ptr<Mail> mail_;
+  int rank_, unwinding_;
+};
 
 class ThreadCommunicator final : public Communicator {
  public:
@@ -171,6 +224,14 @@ class ThreadCommunicator final : public Communicator {
     group_->wait();
     const auto me = std::find_if(members.begin(), members.end(), [&](auto& m) { return m.second == rank(); });
     return std::make_unique<ThreadCommunicator>(child, int(me - members.begin()), name);
+  }
+
+  std::unique_ptr<Mailbox> do_open_mailbox(MailHandler handler) override {
+    auto mail = std::make_shared<Mail>();
+    mail->handler = std::move(handler);
+    mail->open = size() - 1;
+    exchange({.mail = mail}, [&](const std::vector<Slot>& slots) { mail = slots[0].mail; });
+    return std::make_unique<ThreadMailbox>(group_->world, mail, rank());
   }
 
   std::shared_ptr<Group> group_;

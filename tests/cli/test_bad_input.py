@@ -253,7 +253,8 @@ YAML = {
     "alias": (REQUEST + "  width: &w 64\n  height: *w\n", "4:10", ["anchors (&name) and aliases (*name) are not accepted"]),
     "empty": ("", "1:1", ["must be a mapping"]),
     "no requests": (HEAD + "requests: []\n", "2:11", ["empty list"]),
-    "request and requests": (REQUEST + "requests: [{prompt: b}]\n", "4:11", ["keep one of them"]),
+    "request and an empty list": (REQUEST + "requests: []\n", "4:11", ["empty list"]),
+    "id for all": (REQUEST + "  id: x\nrequests: [{prompt: b}]\n", "4:7", ["request.id cannot be shared"]),
     "ids twice": (HEAD + "requests: [{prompt: a, id: x}, {prompt: b, id: x}]\n", "2:48", ["requests.0.id and requests.1.id"]),
     "id leaves the folder": (HEAD + "requests: [{prompt: a, id: ../x}]\n", "2:28", ["directory name"]),
     "frames": (REQUEST + "  num_frames: 34\n", "4:15", ["4k+1", "got 34; the nearest are 33 and 37"]),
@@ -507,7 +508,7 @@ COMMAND_LINES = {
     "ranks left out": (["launch", "--nproc-per-node"], ["--nproc-per-node"]),
     "nothing to launch": (["launch"], ["launch needs a command"]),
     "launch of another command": (["launch", "plan", "job.yaml"], ["launch needs a command"]),
-    "launch without a config": (["launch", "run"], ["launch needs a command"]),
+    "launch without a config": (["launch", "run"], ["run: config is required"]),
     "no world": (["plan", "job.yaml", "--world", "0"], ["--world"]),
 }
 

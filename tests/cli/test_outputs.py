@@ -146,9 +146,12 @@ def test_list_of_batches():
     result = succeed(run(["run", "list.yaml"]))
     folders = ["outputs/list/ring/sample-0", "outputs/list/ring/sample-1", "outputs/list/0001"]
     assert result.out.splitlines() == [f"{folder}/video.mp4" for folder in folders]
-    lines = json_lines("outputs/list/results.jsonl")
-    assert [(line["id"], line["status"], line["video"]) for line in lines] == [
-        (name, "done", f"{folder}/video.mp4") for name, folder in zip(["ring", "ring", "0001"], folders)]
+    lines = json_lines("outputs/list/results.jsonl")  # the wide one first: it takes longest
+    assert [(line["id"], line.get("sample"), line["status"], line["video"]) for line in lines] == [
+        (name, sample, "done", f"{folder}/video.mp4")
+        for name, sample, folder in [("0001", None, folders[2]), ("ring", 0, folders[0]), ("ring", 1, folders[1])]]
+    assert all(line["config_hash"] == metadata(line["video"])["config_hash"] for line in lines)
+    assert all(line["seconds"] > 0 and line["replica"] == 0 for line in lines)
     for folder, request in zip(folders, [{"seed": 7}, {"seed": 8}, {"seed": 1, "width": 48}]):
         shutil.rmtree(OUTPUT, ignore_errors=True)
         write_config(".", request=request)
@@ -175,7 +178,7 @@ def test_list_started_again():
 
 @pytest.mark.parametrize("how", [{"ranks": 2}, {}], ids=["mpirun", "threads"])
 def test_replicas_share_a_list(how):
-    """Three requests for two replicas: the first makes two of them."""
+    """Three requests for two replicas: one of them makes two."""
     requests = [{"seed": seed} for seed in (1, 2, 3)]
     write_config(".", "alone", requests=requests)
     write_config(".", "shared", requests=requests, infer={"diffusion": {"dp_size": 2},

@@ -89,8 +89,8 @@ Denoised denoise(const RandomModel& model, Communicator& world, MeshShape shape,
   int64_t steps = 0;
   const at::Tensor latents =
       DenoiseLoop(model.denoiser(), mesh, attention, cpu)
-          .run(mine, random_text(), *schedule, starting_noise(mine, 0, model.denoiser()),
-               [&](int64_t step) { check(step == steps++, "a call after each step"); });
+          .run(mine, random_text(), *schedule, {.latents = starting_noise(mine, 0, model.denoiser())},
+               [&](const DenoiseState& state) { check(state.steps == ++steps, "a call after each step"); });
   check(steps == request.num_inference_steps, "as many calls as steps");
   return {latents, mesh.cp().stats().bytes_sent + mesh.cfg().stats().bytes_sent + attention.bytes_sent()};
 }

@@ -96,26 +96,24 @@ TEST_CASE("what must be given") {
                        "must not be empty");
 }
 
-TEST_CASE("one of request and requests") {
+TEST_CASE("request or requests") {
   check_config_refused(model_line, "", "request (or requests, a list) must be given");
   check_config_refused(model_line + "request: null\n", "", "must be given");
   check_config_refused(model_line + "requests: []\n", ":2:11", "requests is an empty list");
-  check_config_refused(model_line + "request: {prompt: p}\nrequests: [{prompt: p}]\n", ":3:11",
-                       "both request and requests");
   check_config_refused(model_line + "request: {prompt: p}\nrequests: []\n", ":3:11",
-                       "both request and requests");
+                       "requests is an empty list");
   CHECK(load(model_line + "request: null\nrequests: [{prompt: p}]\n").requests.size() == 1);
 }
 
 TEST_CASE("ids are directory names and differ") {
-  for (const char* id : {".", "..", "a/b", "a b", "é", "results.jsonl", "a\\b", "~"}) {
+  for (const char* id : {".", "..", "a/b", "a b", "é", "results.jsonl", "queue.json", "a\\b", "~"}) {
     check_config_refused(model_line + "requests: [{prompt: p, id: '" + std::string(id) + "'}]\n", ":2:28",
                          "requests.0.id must be a directory name");
   }
   check_config_refused(model_line + "requests: [{prompt: p, id: " + std::string(101, 'x') + "}]\n", ":2:28",
                        "at most 100");
   check_config_refused(model_line + "requests: [{prompt: p, id: x}, {prompt: p}, {prompt: p, id: x}]\n",
-                       ":2:61", "requests.0.id and requests.2.id are both \"x\"");
+                       ":2:61", "requests.0.id and requests.2.id are both \"x\"; the first is at ");
   const std::string longest(100, 'x');
   CHECK(load(model_line + "requests: [{prompt: p, id: " + longest + "}]\n").requests[0].id == longest);
 }

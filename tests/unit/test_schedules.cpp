@@ -254,3 +254,22 @@ TEST_CASE("settings that are not implemented are refused, not ignored") {
   refused(R"("_class_name": "UniPCMultistepScheduler", "use_flow_sigmas": false)", "use_flow_sigmas");
   refused(R"("_class_name": "FlowMatchEulerDiscreteScheduler", "invert_sigmas": true)", "invert_sigmas");
 }
+
+TEST_CASE("a solver that was stopped goes on as if it had not been") {
+  for (const char* solver : {"unipc", "euler"}) {
+    for (const int64_t order : {1, 2, 3}) {
+      FlowSettings made = settings(solver);
+      made.order = order;
+      const auto whole = trajectory(made);
+      for (int64_t stop = 1; stop < 6; ++stop) {
+        const auto first = make_schedule(made, 6), second = make_schedule(made, 6);
+        at::Tensor x = at::tensor({1.0f, -0.5f, 0.25f, 2.0f}).view({1, 1, 1, 2, 2});
+        for (int64_t i = 0; i < stop; ++i) x = first->step(0.5 * x - 0.1 * double(i + 1), i, x);
+        if (!first->history().empty()) second->restore(first->history(), stop);
+        for (int64_t i = stop; i < 6; ++i) x = second->step(0.5 * x - 0.1 * double(i + 1), i, x);
+        INFO(solver << ", order " << order << ", stopped after " << stop);
+        CHECK(at::equal(x, whole.back()));
+      }
+    }
+  }
+}

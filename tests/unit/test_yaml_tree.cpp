@@ -34,7 +34,7 @@ TEST_CASE("a YAML tree keeps order, kinds, quotes and places") {
   const YamlNode root = parse("b: 010\na: [\"5\", ~, x y]\nc:\n  d: |\n    two\n    lines\ne:\n");
   REQUIRE(root.kind == YamlNode::Kind::map);
   REQUIRE(root.entries.size() == 4);
-  CHECK(root.entries[0].first.text == "b");
+  CHECK(root.entries[0].key.text == "b");
   CHECK(root.find("b")->text == "010");
   CHECK_FALSE(root.find("b")->quoted);
   CHECK(root.find("b")->location.text() == "t.yaml:1:4");

@@ -1,0 +1,356 @@
+#include "launcher/launch/master.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <csignal>
+#include <cstring>
+#include <filesystem>
+
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+
+#include "core/log.h"
+#include "launcher/launch/agent.h"
+#include "launcher/launch/job_space.h"
+
+namespace frameshard {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using Deadline = std::optional<Clock::time_point>;
+
+Clock::time_point in_seconds(double seconds) {
+  return Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
+}
+bool passed(const Deadline& deadline) {
+  return deadline && Clock::now() >= *deadline;
+}
+
+// How long mpirun and its daemons have to end after they were told to, before they are killed.
+constexpr double end_seconds = 2;
+
+// The daemon of one node, from mpirun's call of the agent to its end.
+struct Daemon {
+  size_t node;
+  Socket agent;
+  std::string request;      // what the agent has sent so far
+  Deadline agent_lost;      // the agent is gone, and mpirun must be ending too
+  std::optional<int> code;  // exit code, when ended
+  bool killed = false;      // by a signal
+};
+
+// One start of mpirun.
+class Attempt {
+ public:
+  Attempt(const MasterSettings& settings, std::vector<JoinedNode>& nodes, SignalPipe& signals, int number)
+      : settings_(settings),
+        nodes_(nodes),
+        signals_(signals),
+        number_(number),
+        id_(random_text().substr(0, 16)),
+        space_(id_),
+        ready_(nodes.size(), false) {}
+
+  int run() {
+    tell_nodes({{"prepare", id_}, {"attempt", number_}});
+    agents_ = listen_on_path((space_.scratch() / "agent.sock").string());
+    while (!all_ready() && !failure_ && stop_signal_ == 0) step();
+    if (all_ready() && !failure_ && stop_signal_ == 0) {
+      start();
+      while (!status_) step();
+      // Daemons end a moment before mpirun; their last word is on its way.
+      const Deadline patience = in_seconds(end_seconds);
+      while (!daemons_ended() && !failure_ && !passed(patience)) step();
+    }
+    tell_nodes({{"cancel", id_}});
+    end_descendants(end_seconds);
+    return result();
+  }
+
+  bool node_lost() const { return node_lost_; }
+  bool stopped() const { return stop_signal_ != 0; }
+
+ private:
+  bool all_ready() const {
+    return std::all_of(ready_.begin(), ready_.end(), [](bool each) { return each; });
+  }
+  bool daemons_ended() const {
+    return std::all_of(daemons_.begin(), daemons_.end(),
+                       [](auto& daemon) { return daemon.code.has_value(); });
+  }
+
+  void start() {
+    const auto agent = space_.scratch() / agent_name;
+    std::filesystem::create_symlink(settings_.mine.executable, agent);
+    MpiJob job{.nodes = {{settings_.mine.address, settings_.mine.ranks}},
+               .network = shared_network(),
+               .agent = agent.string(),
+               .scratch = space_.scratch().string(),
+               .shared_memory = space_.shared_memory().string(),
+               .program = {settings_.mine.executable}};
+    for (const JoinedNode& node : nodes_) job.nodes.push_back({node.facts.address, node.facts.ranks});
+    job.program.insert(job.program.end(), settings_.mine.program.begin(), settings_.mine.program.end());
+    Environment environment = rank_environment(settings_.options, number_);
+    environment.emplace_back("FRAMESHARD_AGENT_SOCKET", (space_.scratch() / "agent.sock").string());
+    mpirun_ = start_process(mpirun_command(settings_.mpi, job), environment);
+  }
+
+  // MPI would otherwise try every interface, also those that the other nodes do not see.
+  std::string shared_network() const {
+    const auto network = nodes_.empty() ? std::nullopt : network_of(settings_.mine.address);
+    const bool shared = network && std::all_of(nodes_.begin(), nodes_.end(), [&](auto& node) {
+                          return in_network(node.facts.address, *network);
+                        });
+    return shared ? *network : "";
+  }
+
+  void step() {
+    std::vector<pollfd> waiting{{.fd = signals_.descriptor(), .events = POLLIN, .revents = 0},
+                                {.fd = agents_.descriptor(), .events = POLLIN, .revents = 0}};
+    for (const JoinedNode& node : nodes_)
+      waiting.push_back({.fd = node.link->socket().descriptor(), .events = POLLIN, .revents = 0});
+    for (const Daemon& daemon : daemons_) {
+      if (daemon.agent.open())
+        waiting.push_back({.fd = daemon.agent.descriptor(), .events = POLLIN, .revents = 0});
+    }
+    poll(waiting.data(), waiting.size(), 200);
+    take_signals();
+    hear_nodes();
+    hear_agents();
+    beat();
+    if (passed(stop_deadline_)) end_mpirun();
+    if (passed(kill_deadline_)) kill_all();
+  }
+
+  void take_signals() {
+    for (const int signal : signals_.take()) {
+      if (signal != SIGCHLD) stop(signal);
+    }
+    int status = 0;
+    for (pid_t pid = waitpid(-1, &status, WNOHANG); pid > 0; pid = waitpid(-1, &status, WNOHANG)) {
+      if (pid == mpirun_) status_ = status;
+    }
+  }
+
+  // SIGTERM and SIGUSR1 let the ranks end after the step that they are in: mpirun passes SIGUSR1 on to all at
+  // once, and at a SIGTERM would kill them one host after the other. A second signal, ^C and a closed
+  // terminal do not wait.
+  void stop(int signal) {
+    const bool gentle = (signal == SIGTERM || signal == SIGUSR1) && stop_signal_ == 0;
+    stop_signal_ = signal;
+    if (mpirun_ <= 0) return;
+    if (!gentle) return end_mpirun();
+    log::info("stopping: the ranks have {:.0f} s to end in order", settings_.options.stop_grace);
+    kill(mpirun_, SIGUSR1);
+    stop_deadline_ = in_seconds(settings_.options.stop_grace);
+  }
+
+  void end_mpirun() {
+    stop_deadline_.reset();
+    if (mpirun_ > 0 && !status_) kill(mpirun_, SIGTERM);
+    if (!kill_deadline_) kill_deadline_ = in_seconds(end_seconds);
+  }
+
+  void kill_all() {
+    kill_deadline_.reset();
+    if (mpirun_ > 0 && !status_) kill(mpirun_, SIGKILL);
+  }
+
+  void give_up(int code, const std::string& message) {
+    if (failure_) return;
+    failure_ = code;
+    log::print(fmt::format("FAILED: {}\n", message));
+    end_mpirun();
+  }
+
+  void lose(size_t node, const std::string& how) {
+    node_lost_ = true;
+    give_up(int(ExitCode::unavailable), fmt::format("lost {}: {}", nodes_[node].link->peer(), how));
+  }
+
+  void tell_nodes(const Json& message) {
+    for (size_t i = 0; i < nodes_.size(); ++i) tell(i, message);
+  }
+  void tell(size_t node, const Json& message) {
+    try {
+      nodes_[node].link->send(message);
+    } catch (const LinkLost& lost) {
+      lose(node, lost.what());
+    }
+  }
+
+  void beat() {
+    if (Clock::now() < next_beat_) return;
+    next_beat_ = in_seconds(1);
+    tell_nodes({{"beat", number_}});
+    for (size_t i = 0; i < nodes_.size(); ++i) {
+      if (nodes_[i].link->silent_seconds() > silence_limit_seconds) {
+        lose(i, fmt::format("no word for {:.0f} s; the network or the host is down", silence_limit_seconds));
+      }
+    }
+  }
+
+  void hear_nodes() {
+    for (size_t i = 0; i < nodes_.size(); ++i) {
+      try {
+        for (const Json& message : nodes_[i].link->receive()) hear(i, message);
+      } catch (const LinkLost& lost) {
+        lose(i, lost.what());
+      }
+    }
+  }
+
+  void hear(size_t node, const Json& message) {
+    if (message.contains("ready")) ready_[node] = true;
+    if (message.contains("stop")) stop(message.value("stop", SIGTERM));
+    if (message.contains("failed")) {
+      give_up(message.value("failed", int(ExitCode::unavailable)),
+              fmt::format("{}: {}", nodes_[node].link->peer(), message.value("message", "")));
+    }
+    if (!message.contains("daemon_exit")) return;
+    for (Daemon& daemon : daemons_) {
+      if (daemon.node != node || daemon.code) continue;
+      daemon.code = message.value("daemon_exit", 1);
+      daemon.killed = message.value("killed", false);
+      const auto byte = static_cast<unsigned char>(*daemon.code);
+      if (daemon.agent.open()) ::send(daemon.agent.descriptor(), &byte, 1, MSG_NOSIGNAL);
+    }
+  }
+
+  void hear_agents() {
+    for (Socket agent = accept_from(agents_); agent.open(); agent = accept_from(agents_)) {
+      daemons_.push_back(
+          {.node = nodes_.size(), .agent = std::move(agent), .request = {}, .agent_lost = {}, .code = {}});
+    }
+    for (Daemon& daemon : daemons_) {
+      if (daemon.agent.open()) hear_agent(daemon);
+      if (passed(daemon.agent_lost) && !daemon.code && !status_) {
+        give_up(int(ExitCode::unavailable), "the start agent of a node was ended");
+      }
+    }
+    std::erase_if(daemons_,
+                  [&](auto& daemon) { return daemon.node == nodes_.size() && !daemon.agent.open(); });
+  }
+
+  void hear_agent(Daemon& daemon) {
+    char bytes[4096];
+    const ssize_t count = ::recv(daemon.agent.descriptor(), bytes, sizeof bytes, 0);
+    if (count < 0 && (errno == EAGAIN || errno == EINTR)) return;
+    if (count <= 0) {
+      daemon.agent.close();
+      daemon.agent_lost = in_seconds(1);
+      return;
+    }
+    const bool complete = daemon.node < nodes_.size();
+    daemon.request.append(bytes, size_t(count));
+    if (!complete && daemon.request.ends_with('\n')) hand_over(daemon);
+  }
+
+  // The daemon's command goes to the node that mpirun named.
+  void hand_over(Daemon& daemon) {
+    const Json request = Json::parse(daemon.request, nullptr, /*allow_exceptions=*/false);
+    const std::string host = request.is_object() ? request.value("host", "") : "";
+    for (size_t i = 0; i < nodes_.size(); ++i) {
+      if (nodes_[i].facts.address != host) continue;
+      daemon.node = i;
+      return tell(i, {{"daemon", request["words"]}});
+    }
+    give_up(int(ExitCode::unavailable),
+            fmt::format("mpirun wants to start on \"{}\", which is no node of this job", host));
+  }
+
+  int result() {
+    if (failure_) return *failure_;
+    const int code = status_ ? exit_code_of(*status_) : 0;
+    if (code == int(ExitCode::stopped)) return code;
+    if (stop_signal_ != 0 && (code != 0 || !status_)) {
+      log::print(fmt::format("FAILED: ended by {}\n", strsignal(stop_signal_)));
+      return 128 + stop_signal_;
+    }
+    for (const Daemon& daemon : daemons_) {
+      const bool lost = daemon.killed || (code == 0 && daemon.code.value_or(1) != 0);
+      if (!lost) continue;
+      log::print(
+          fmt::format("FAILED: the MPI daemon of {} {}\n", nodes_[daemon.node].link->peer(),
+                      daemon.code ? fmt::format("ended with {}", *daemon.code) : "did not report its end"));
+      return int(ExitCode::unavailable);
+    }
+    // A rank that ends by itself has said why.
+    if (code > 128)
+      log::print(
+          fmt::format("FAILED: a rank was ended by signal {} ({})\n", code - 128, strsignal(code - 128)));
+    return code;
+  }
+
+  const MasterSettings& settings_;
+  std::vector<JoinedNode>& nodes_;
+  SignalPipe& signals_;
+  int number_;
+  std::string id_;
+  JobSpace space_;
+  std::vector<bool> ready_;
+  Socket agents_;
+  std::vector<Daemon> daemons_;
+  pid_t mpirun_ = -1;
+  std::optional<int> status_, failure_;  // mpirun's wait status; a code that stands over it
+  Deadline stop_deadline_, kill_deadline_;
+  Clock::time_point next_beat_ = Clock::now();
+  int stop_signal_ = 0;
+  bool node_lost_ = false;
+};
+
+}  // namespace
+
+bool worth_a_restart(int exit_code) {
+  switch (ExitCode(exit_code)) {
+    case ExitCode::internal:
+    case ExitCode::unavailable:
+    case ExitCode::out_of_memory:
+    case ExitCode::hang:
+      return true;
+    default:
+      return exit_code > 128;
+  }
+}
+
+Environment rank_environment(const LaunchOptions& options, int attempt) {
+  Environment changes;
+  for (char** each = environ; *each; ++each) {
+    const std::string text = *each, name = text.substr(0, text.find('='));
+    for (const char* prefix : {"PMIX_", "PMI_", "PRTE_", "OMPI_COMM_", "OMPI_UNIVERSE", "PRTERUN_"}) {
+      if (name.starts_with(prefix) && !name.starts_with("PMIX_MCA_") && !name.starts_with("PRTE_MCA_"))
+        changes.emplace_back(name, "");
+    }
+  }
+  for (const char* name : {"WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE"})
+    changes.emplace_back(name, "");
+  // Each node's ranks start where its launcher was started; mpirun would take node 0's directory everywhere.
+  changes.emplace_back("FRAMESHARD_DIRECTORY", std::filesystem::current_path().string());
+  if (!options.log_dir.empty()) {
+    const auto logs =
+        std::filesystem::absolute(options.log_dir) / options.rdzv_id / fmt::format("attempt_{}", attempt);
+    changes.emplace_back("FRAMESHARD_LOG_DIR", logs.string());
+    changes.emplace_back("FRAMESHARD_REDIRECTS", options.redirects);
+    changes.emplace_back("FRAMESHARD_TEE", options.tee);
+  }
+  return changes;
+}
+
+int run_job(const MasterSettings& settings, std::vector<JoinedNode>& nodes, SignalPipe& signals) {
+  adopt_orphans();
+  for (int number = 0;; ++number) {
+    Attempt attempt(settings, nodes, signals, number);
+    const int code = attempt.run();
+    const bool again = number < settings.options.max_restarts && worth_a_restart(code) &&
+                       !attempt.stopped() && !attempt.node_lost();
+    if (!again) {
+      send_end(nodes, code, code == 0 ? "" : fmt::format("the job ended with {}", code));
+      return code;
+    }
+    log::warning("ended with {}; restart {} of {}", code, number + 1, settings.options.max_restarts);
+  }
+}
+
+}  // namespace frameshard

@@ -1,0 +1,138 @@
+#include "launcher/launch/node.h"
+
+#include <csignal>
+#include <filesystem>
+
+#include <poll.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "core/log.h"
+#include "launcher/launch/job_space.h"
+#include "launcher/launch/master.h"
+
+namespace frameshard {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+class NodeService {
+ public:
+  NodeService(const LaunchOptions& options, const OpenMpi& mpi, Link& master, SignalPipe& signals)
+      : options_(options), mpi_(mpi), master_(master), signals_(signals) {}
+
+  int run() {
+    adopt_orphans();
+    try {
+      while (!end_) step();
+    } catch (const LinkLost& lost) {
+      log::print(fmt::format("FAILED: lost node 0: {}\n", lost.what()));
+      end_ = int(ExitCode::unavailable);
+    }
+    end_descendants(2);
+    return *end_;
+  }
+
+ private:
+  void step() {
+    pollfd waiting[] = {{.fd = master_.socket().descriptor(), .events = POLLIN, .revents = 0},
+                        {.fd = signals_.descriptor(), .events = POLLIN, .revents = 0}};
+    poll(waiting, 2, 200);
+    for (const int signal : signals_.take()) {
+      if (signal != SIGCHLD) pass_on(signal);
+    }
+    reap();
+    for (const Json& message : master_.receive()) hear(message);
+    if (master_.silent_seconds() > silence_limit_seconds) {
+      throw LinkLost(
+          fmt::format("no word for {:.0f} s; the network or the host is down", silence_limit_seconds));
+    }
+    if (Clock::now() < next_beat_) return;
+    next_beat_ = Clock::now() + std::chrono::seconds(1);
+    if (!end_) master_.send({{"beat", 0}});
+  }
+
+  // Node 0 ends the whole job; a second signal does not wait for it.
+  void pass_on(int signal) {
+    if (std::exchange(asked_to_stop_, true)) {
+      end_ = 128 + signal;
+      return;
+    }
+    master_.send({{"stop", signal}});
+  }
+
+  void reap() {
+    int status = 0;
+    for (pid_t pid = waitpid(-1, &status, WNOHANG); pid > 0; pid = waitpid(-1, &status, WNOHANG)) {
+      if (pid != daemon_) continue;
+      daemon_ = -1;
+      master_.send({{"daemon_exit", exit_code_of(status)}, {"killed", WIFSIGNALED(status)}});
+    }
+  }
+
+  void hear(const Json& message) {
+    try {
+      if (message.contains("waiting") && Clock::now() >= next_line_) {
+        next_line_ = Clock::now() + std::chrono::seconds(10);
+        log::info("node 0 is still waiting for {}", message.value("waiting", ""));
+      }
+      if (message.contains("prepare")) prepare(message);
+      if (message.contains("daemon")) start_daemon(message["daemon"].get<std::vector<std::string>>());
+      if (message.contains("cancel")) cancel();
+      if (message.contains("end")) end(message);
+    } catch (const LinkLost&) {
+      throw;
+    } catch (const Error& error) {
+      log::print(fmt::format("FAILED: {}\n", error.what()));
+      master_.send({{"failed", int(error.code())}, {"message", error.what()}});
+    } catch (const Json::exception& error) {
+      throw LinkLost(fmt::format("node 0 sent a message that cannot be read: {}", error.what()));
+    }
+  }
+
+  void prepare(const Json& message) {
+    const std::string id = message.at("prepare");
+    require(id.size() == 16 && id.find_first_not_of("0123456789abcdef") == std::string::npos,
+            "the job's id is \"{}\"", id);
+    attempt_ = message.at("attempt");
+    space_.emplace(id);
+    master_.send({{"ready", id}});
+  }
+
+  void start_daemon(const std::vector<std::string>& words) {
+    require(space_ && daemon_ < 0, "a daemon was asked for out of turn");
+    daemon_ = start_process(daemon_command(mpi_, words, resolve(options_.master_addr)),
+                            rank_environment(options_, attempt_));
+  }
+
+  void cancel() {
+    end_descendants(2);
+    reap();
+    daemon_ = -1;
+    space_.reset();
+  }
+
+  void end(const Json& message) {
+    end_ = message.at("end");
+    if (*end_ != 0) log::print(fmt::format("FAILED: node 0 says: {}\n", message.value("message", "")));
+  }
+
+  const LaunchOptions& options_;
+  const OpenMpi& mpi_;
+  Link& master_;
+  SignalPipe& signals_;
+  std::optional<JobSpace> space_;
+  pid_t daemon_ = -1;
+  int attempt_ = 0;
+  bool asked_to_stop_ = false;
+  std::optional<int> end_;
+  Clock::time_point next_beat_ = Clock::now(), next_line_ = Clock::now() + std::chrono::seconds(10);
+};
+
+}  // namespace
+
+int serve_master(const LaunchOptions& options, const OpenMpi& mpi, Link& master, SignalPipe& signals) {
+  return NodeService(options, mpi, master, signals).run();
+}
+
+}  // namespace frameshard

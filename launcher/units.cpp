@@ -1,0 +1,125 @@
+// The videos of a job: where each goes, what an earlier run left of it, and that it can be written.
+#include <set>
+
+#include "core/error.h"
+#include "core/io/run_directory.h"
+#include "core/io/video_info.h"
+#include "core/io/video_writer.h"
+#include "launcher/job.h"
+
+namespace frameshard {
+namespace {
+
+// A build that cannot read videos takes the word of the file beside it.
+std::string stated_hash(const std::filesystem::path& directory) {
+  try {
+    return config_hash(load_run_config(directory / "run.yaml"));
+  } catch (const Error&) {
+    return "";
+  }
+}
+
+UnitState state_of(const Job& job, const Unit& unit) {
+  const auto directory = job.unit_directory(unit);
+  if (!has_complete_output(directory)) return UnitState::missing;
+  const std::string wanted = config_hash(job.unit_config(unit));
+  if (!can_read_video()) return stated_hash(directory) == wanted ? UnitState::complete : UnitState::other;
+  const auto video = read_video_info(directory / "video.mp4");
+  if (!video) return UnitState::unusable;
+  const auto hash = video->metadata.find("config_hash");
+  if (hash == video->metadata.end() || hash->second != wanted) return UnitState::other;
+  return video->frames == job.requests[unit.request].num_frames ? UnitState::complete : UnitState::unusable;
+}
+
+// A build without an encoder must not find that out after an hour of denoising. The file is never finished.
+void check_encoder(const RequestConfig& request, const std::filesystem::path& directory, int fps) {
+  VideoWriter(directory / "video.mp4",
+              {.width = int(request.width), .height = int(request.height), .fps = fps, .metadata = {}});
+}
+
+// Never replaced silently, and never taken for what was asked for.
+void refuse_other(const Job& job, const std::vector<UnitState>& found) {
+  constexpr size_t most = 5;
+  std::vector<std::string> names;
+  for (size_t i = 0; i < found.size(); ++i) {
+    if (found[i] == UnitState::other) names.push_back(job.unit_name(job.units[i]));
+  }
+  if (names.empty()) return;
+  const size_t count = names.size();
+  if (count > most) names.resize(most), names.push_back("...");
+  fail(ExitCode::io,
+       "{}: {} complete video{} of another configuration: {}; set output.overwrite=true to replace {}, or "
+       "choose "
+       "another output.directory or other ids",
+       job.directory.string(), count, count == 1 ? " is" : "s are", fmt::join(names, ", "),
+       count == 1 ? "it" : "them");
+}
+
+void refuse_complete(const std::filesystem::path& directory) {
+  if (!has_complete_output(directory)) return;
+  fail(ExitCode::io,
+       "{}: a complete output is there and is kept; set output.overwrite=true or another output.directory",
+       (directory / "video.mp4").string());
+}
+
+// Reports of earlier runs must not be taken for this one's.
+void remove_old_failures(const std::filesystem::path& directory) {
+  std::error_code ignored;
+  for (const auto& entry : std::filesystem::directory_iterator(directory, ignored)) {
+    const std::string name = entry.path().filename().string();
+    const bool report = name.starts_with("error.rank") && name.ends_with(".json");
+    if (report || name.starts_with(".failure-")) std::filesystem::remove(entry.path(), ignored);
+  }
+}
+
+}  // namespace
+
+bool Job::wanted(size_t unit) const {
+  if (faults.contains(units[unit].request)) return false;
+  return found.empty() || found[unit] == UnitState::missing || found[unit] == UnitState::unusable;
+}
+
+std::filesystem::path Job::unit_directory(const Unit& unit) const {
+  const RequestConfig& request = requests[unit.request];
+  const auto path = request.id.empty() ? directory : directory / request.id;
+  return request.batch_size == 1 ? path : path / fmt::format("sample-{}", unit.sample);
+}
+
+std::string Job::unit_name(const Unit& unit) const {
+  return unit_directory(unit).lexically_relative(directory).string();
+}
+
+RunConfig Job::unit_config(const Unit& unit) const {
+  return one_video_config(config, requests[unit.request], unit.sample);
+}
+
+std::vector<UnitState> survey_outputs(const Job& job) {
+  std::vector<UnitState> found;
+  for (const Unit& unit : job.units) {
+    const bool looked_at =
+        job.is_list() && !job.config.output.overwrite && !job.faults.contains(unit.request);
+    found.push_back(looked_at ? state_of(job, unit) : UnitState::missing);
+  }
+  return found;
+}
+
+void prepare_outputs(const Job& job) {
+  const bool keeps = !job.config.output.overwrite;
+  refuse_other(job, job.found.empty() ? survey_outputs(job) : job.found);
+  make_output_directory(job.directory);
+  std::set<std::pair<int64_t, int64_t>> checked;  // sizes
+  for (size_t i = 0; i < job.units.size(); ++i) {
+    if (!job.wanted(i)) continue;
+    const Unit& unit = job.units[i];
+    const auto directory = job.unit_directory(unit);
+    if (keeps && !job.is_list()) refuse_complete(directory);
+    prepare_output_directory(directory);
+    const RequestConfig& request = job.requests[unit.request];
+    if (checked.insert({request.width, request.height}).second) {
+      check_encoder(request, directory, int(job.config.output.fps));
+    }
+  }
+  remove_old_failures(job.directory);
+}
+
+}  // namespace frameshard

@@ -1,0 +1,205 @@
+#include "launcher/video_maker.h"
+
+#include <ATen/Parallel.h>
+
+#include "core/device.h"
+#include "core/error.h"
+#include "core/host.h"
+#include "core/io/atomic_file.h"
+#include "core/io/run_directory.h"
+#include "core/log.h"
+#include "core/phase.h"
+#include "core/progress.h"
+#include "core/stop.h"
+
+namespace frameshard {
+namespace {
+
+// What a killed job may lose of a long denoising.
+constexpr double save_every_seconds = 10;
+
+// What `work` throws where a video may fail alone.
+template <class Work>
+std::optional<Failure> attempt(const Job& job, Work work) {
+  try {
+    work();
+    return std::nullopt;
+  } catch (const Error& error) {
+    if (!job.goes_on() || error.code() != ExitCode::not_finite) throw;
+    return Failure{error.code(), error.what()};
+  }
+}
+
+}  // namespace
+
+VideoMaker::VideoMaker(const Job& job, const RunPlan& plan, const at::Device& device, Communicator& world)
+    : job_(job),
+      plan_(plan),
+      device_(device),
+      world_(world),
+      mesh_(world, plan.mesh, group_maker(plan.machine.backend, device)),
+      attention_(mesh_.cp(), plan.attention),
+      dtype_(resolve_dtype(job.config.model.dtype, device)) {}
+
+void VideoMaker::load(ModelCache& models, double text_seconds) {
+  set_phase("load");
+  Stopwatch watch;
+  denoiser_ = models.denoiser(job_, device_);
+  if (first()) vae_ = models.vae(job_, device_);
+  metrics_.text_seconds = text_seconds;
+  metrics_.load_seconds = watch.lap();
+  metrics_.load_peak_bytes = take_peak();
+  log::info("weights loaded in {:.1f} s, text encoded in {:.1f} s", metrics_.load_seconds, text_seconds);
+}
+
+std::optional<Failure> VideoMaker::make(const Unit& unit, const Conditioning& text) {
+  const auto directory = job_.unit_directory(unit);
+  const MovedSoFar before = moved();
+  metrics_.step_seconds.clear();
+  if (first()) log::info("{}: {}", directory.string(), job_.requests[unit.request].prompt);
+
+  Stopwatch watch;
+  at::Tensor latents;
+  // Every rank of the replica has the same latents after each step, so all of them fail, or none.
+  if (auto failure = attempt(job_, [&] { latents = denoise(unit, text); })) return failure;
+  synchronize(device_);
+  metrics_.denoise_seconds = watch.lap();
+  metrics_.denoise_peak_bytes = take_peak();
+  std::optional<VideoOutput> video;
+  if (auto failure = decode(unit, latents, video)) return failure;
+  metrics_.cp_bytes = double(moved().cp_bytes - before.cp_bytes);
+  metrics_.cfg_bytes = double(moved().cfg_bytes - before.cfg_bytes);
+  metrics_.exchange_seconds = moved().seconds - before.seconds;
+  metrics_.decode_peak_bytes = take_peak();
+  write_metrics(metrics_, mesh_.replica(), directory);
+  if (first()) {
+    video->finish();  // last: a directory with a video is a complete one
+    resume_file(unit).remove();
+    log::info("peak memory of rank {}: {}", world_.rank(), format_bytes(metrics_.peak_bytes()));
+  }
+  return std::nullopt;
+}
+
+at::Tensor VideoMaker::denoise(const Unit& unit, const Conditioning& text) {
+  const RequestConfig& request = job_.requests[unit.request];
+  const auto schedule = job_.checkpoint->schedule(job_.config.scheduler, request.num_inference_steps);
+  const at::Tensor noise = starting_noise(request, unit.sample, *denoiser_);
+  const ResumeFile file = resume_file(unit);
+  const DenoiseState start = file.load({.latents = noise}, *schedule, device_, mesh_.replica());
+  Progress progress("denoise", schedule->steps(), world_.rank() == 0);
+  for (int64_t i = 0; i < start.steps; ++i) progress.advance();
+  Stopwatch step;
+  double unsaved_seconds = 0;
+  return DenoiseLoop(*denoiser_, mesh_, attention_, device_)
+      .run(request, text, *schedule, start, [&](const DenoiseState& state) {
+        metrics_.step_seconds.push_back(step.lap());
+        progress.advance();
+        unsaved_seconds += metrics_.step_seconds.back();
+        const bool stop = asked_to_stop();
+        if (stop || unsaved_seconds > save_every_seconds) {
+          if (first()) file.save(state, *schedule);
+          mesh_.replica().barrier();  // nobody ends the job before it is on disk
+          unsaved_seconds = 0;
+        }
+        if (stop) fail_stopped();
+      });
+}
+
+ResumeFile VideoMaker::resume_file(const Unit& unit) const {
+  return ResumeFile(job_.unit_directory(unit), config_hash(job_.unit_config(unit)));
+}
+
+// The ranks of a replica get the signal at different moments, and must leave at the same step.
+bool VideoMaker::asked_to_stop() {
+  at::Tensor asked = at::full({1}, int64_t(stop_requested()), at::kLong);
+  mesh_.replica().all_reduce(asked, ReduceOp::max);
+  return asked.item<int64_t>() != 0;
+}
+
+void VideoMaker::fail_stopped() {
+  fail(ExitCode::stopped, "stopped by a signal; the same command goes on from here");
+}
+
+// The first rank decodes, and the others wait to hear how it went.
+std::optional<Failure> VideoMaker::decode(const Unit& unit, const at::Tensor& latents,
+                                          std::optional<VideoOutput>& video) {
+  std::optional<Failure> failure;
+  if (first()) {
+    at::set_num_threads(decode_threads());
+    failure = attempt(job_, [&] { decode_on_first(unit, latents, video); });
+    at::set_num_threads(plan_.machine.threads_per_rank);
+  }
+  set_phase("finish");
+  mesh_.replica().barrier();
+  at::Tensor code = at::full({1}, int64_t(failure ? failure->code : ExitCode::ok), at::kLong);
+  mesh_.replica().broadcast(code, 0);
+  if (code.item<int64_t>() == 0) return std::nullopt;
+  if (!first()) return Failure{ExitCode(code.item<int64_t>()), ""};
+  video.reset();
+  remove_old_outputs(job_.unit_directory(unit));
+  std::error_code in_use;
+  std::filesystem::remove(job_.unit_directory(unit), in_use);  // only where nothing else is in it
+  return failure;
+}
+
+void VideoMaker::decode_on_first(const Unit& unit, const at::Tensor& latents,
+                                 std::optional<VideoOutput>& video) {
+  Stopwatch watch;
+  set_phase("decode");
+  const auto directory = job_.unit_directory(unit);
+  make_output_directory(directory);  // hosts may have disks of their own
+  remove_old_outputs(directory);
+  write_run_yaml(unit, directory);
+  if (job_.config.output.save_latents) write_latents(latents, directory / "latents.safetensors");
+  video.emplace(directory, settings(unit));
+  video->decode(*vae_, latents);
+  metrics_.decode_seconds = watch.lap();
+  log::info("decoded {} frames in {:.1f} s", job_.requests[unit.request].num_frames, metrics_.decode_seconds);
+}
+
+// A sample of a batch starts from its part of the batch's noise.
+void VideoMaker::write_run_yaml(const Unit& unit, const std::filesystem::path& directory) const {
+  const RequestConfig& request = job_.requests[unit.request];
+  RunConfig alone = job_.unit_config(unit);
+  if (request.latents && request.batch_size > 1) {
+    const auto file = directory / "noise.safetensors";
+    write_latents(starting_noise(request, unit.sample, *denoiser_), file);
+    alone.request->latents = file.string();
+  }
+  write_file_atomically(directory / "run.yaml", dump_yaml(alone));
+}
+
+OutputSettings VideoMaker::settings(const Unit& unit) const {
+  const RequestConfig& request = job_.requests[unit.request];
+  return {.fps = int(job_.config.output.fps),
+          .width = request.width,
+          .height = request.height,
+          .frames = request.num_frames,
+          .metadata = {{"prompt", request.prompt},
+                       {"negative_prompt", request.negative_prompt},
+                       {"seed", std::to_string(request.seed + unit.sample)},
+                       {"config_hash", config_hash(job_.unit_config(unit))}}};
+}
+
+// The other ranks of the replica wait meanwhile, and their cores are free; those of other replicas are not.
+int VideoMaker::decode_threads() {
+  const int mine = plan_.machine.threads_per_rank, replica = mesh_.replica().size();
+  const int host = plan_.machine.ranks_per_node > 0 ? plan_.machine.ranks_per_node : world_.size();
+  const int share = allowed_cores() * std::min(replica, host) / host;
+  return std::max(mine, std::min(mine * replica, share));
+}
+
+// The most memory of the phase that ends here.
+double VideoMaker::take_peak() {
+  const auto peak = double(peak_memory(device_));
+  reset_peak_memory(device_);
+  return peak;
+}
+
+VideoMaker::MovedSoFar VideoMaker::moved() {
+  const CommStats &cp = mesh_.cp().stats(), &cfg = mesh_.cfg().stats();
+  return {cp.bytes_sent + attention_.bytes_sent(), cfg.bytes_sent,
+          cp.seconds + cfg.seconds + attention_.seconds()};
+}
+
+}  // namespace frameshard

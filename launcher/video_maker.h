@@ -1,0 +1,75 @@
+// One rank's part in making one video after another: denoising, decoding, and the video's files.
+#pragma once
+
+#include <chrono>
+
+#include "launcher/failure.h"
+#include "launcher/generate.h"
+#include "launcher/outputs.h"
+#include "launcher/resume.h"
+#include "models/pipeline.h"
+
+namespace frameshard {
+
+/// Measures times one after another.
+class Stopwatch {
+ public:
+  double lap() {
+    const auto now = std::chrono::steady_clock::now();
+    return std::chrono::duration<double>(now - std::exchange(start_, now)).count();
+  }
+
+ private:
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
+
+class VideoMaker {
+ public:
+  /// Collective over `world`.
+  VideoMaker(const Job& job, const RunPlan& plan, const at::Device& device, Communicator& world);
+
+  ProcessMesh& mesh() { return mesh_; }
+  at::ScalarType dtype() const { return dtype_; }
+  /// Reads the weights. `text_seconds` is what this rank has spent on texts, for its metrics.
+  void load(ModelCache& models, double text_seconds);
+
+  /// Makes one video; collective over the replica. Where the job goes on without it, a NaN or Inf (80) is
+  /// returned: on every rank of the replica, its message on the first; what was written is gone. Everything
+  /// else is thrown.
+  std::optional<Failure> make(const Unit& unit, const Conditioning& text);
+
+  /// True on all ranks of the replica when one of them was asked to stop. Collective over the replica.
+  bool asked_to_stop();
+  [[noreturn]] static void fail_stopped();  ///< 75
+
+ private:
+  struct MovedSoFar {
+    int64_t cp_bytes, cfg_bytes;
+    double seconds;
+  };
+
+  at::Tensor denoise(const Unit& unit, const Conditioning& text);
+  std::optional<Failure> decode(const Unit& unit, const at::Tensor& latents,
+                                std::optional<VideoOutput>& video);
+  void decode_on_first(const Unit& unit, const at::Tensor& latents, std::optional<VideoOutput>& video);
+  ResumeFile resume_file(const Unit& unit) const;
+  void write_run_yaml(const Unit& unit, const std::filesystem::path& directory) const;
+  OutputSettings settings(const Unit& unit) const;
+  int decode_threads();
+  double take_peak();
+  MovedSoFar moved();
+  bool first() { return mesh_.replica().rank() == 0; }
+
+  const Job& job_;
+  const RunPlan& plan_;
+  at::Device device_;
+  Communicator& world_;
+  ProcessMesh mesh_;
+  AttentionStrategy attention_;
+  at::ScalarType dtype_;
+  std::shared_ptr<const Denoiser> denoiser_;
+  std::shared_ptr<const Vae> vae_;
+  RankMetrics metrics_;
+};
+
+}  // namespace frameshard

@@ -1,0 +1,80 @@
+#include "models/prompt_embeddings.h"
+
+#include <c10/core/GradMode.h>
+
+#include "core/device.h"
+#include "core/phase.h"
+
+namespace frameshard {
+namespace {
+
+// [1, T, width] -> [tokens, width] on the CPU: rows past the prompt's tokens are 0.
+at::Tensor without_padding(const at::Tensor& embedding) {
+  const at::Tensor host = embedding.to(at::kCPU).squeeze(0);
+  const at::Tensor rows = host.ne(0).any(-1).nonzero();
+  const int64_t tokens = rows.numel() == 0 ? 0 : rows[-1].item<int64_t>() + 1;
+  return host.narrow(0, 0, tokens).clone();
+}
+
+// A matrix from `root` to all ranks of the group; `mine` is undefined on the others.
+at::Tensor broadcast_matrix(const at::Tensor& mine, at::ScalarType dtype, Communicator& group, int root) {
+  at::Tensor shape = at::zeros({2}, at::kLong);
+  if (group.rank() == root) shape = at::tensor({mine.size(0), mine.size(1)}, at::kLong);
+  group.broadcast(shape, root);
+  at::Tensor matrix = group.rank() == root ? mine
+                                           : at::empty({shape[0].item<int64_t>(), shape[1].item<int64_t>()},
+                                                       at::TensorOptions().dtype(dtype));
+  group.broadcast(matrix, root);
+  return matrix;
+}
+
+}  // namespace
+
+PromptEmbeddings::PromptEmbeddings(const Checkpoint& checkpoint, std::span<const RequestConfig> requests,
+                                   at::ScalarType dtype, const at::Device& device, ProcessMesh& mesh)
+    : dtype_(dtype), mesh_(mesh) {
+  set_phase("text");
+  if (mesh.replica().rank() != 0) return;
+  for (const RequestConfig& request : requests) {
+    known_[{request.prompt, request.max_sequence_length}];
+    if (request.uses_guidance()) known_[{request.negative_prompt, request.max_sequence_length}];
+  }
+  encode(checkpoint, device);
+  exchange();
+}
+
+// Replica i takes the i-th text, the (i + dp)-th, and so on.
+void PromptEmbeddings::encode(const Checkpoint& checkpoint, const at::Device& device) {
+  const c10::NoGradGuard no_grad;
+  std::unique_ptr<TextEncoder> encoder;
+  int64_t number = 0;
+  for (auto& [key, embedding] : known_) {
+    if (number++ % mesh_.dp().size() != mesh_.dp().rank()) continue;
+    if (!encoder) encoder = checkpoint.load_text_encoder(dtype_, device);
+    embedding = without_padding(encoder->encode(key.first, key.second));
+  }
+  encoder.reset();
+  release_cached_memory(device);
+}
+
+void PromptEmbeddings::exchange() {
+  int64_t number = 0;
+  for (auto& [key, embedding] : known_) {
+    embedding = broadcast_matrix(embedding, dtype_, mesh_.dp(), int(number++ % mesh_.dp().size()));
+  }
+}
+
+Conditioning PromptEmbeddings::of(const RequestConfig& request) const {
+  Conditioning text{.cond = get(request.prompt, request.max_sequence_length), .uncond = {}};
+  if (request.uses_guidance()) text.uncond = get(request.negative_prompt, request.max_sequence_length);
+  return text;
+}
+
+at::Tensor PromptEmbeddings::get(const std::string& prompt, int64_t length) const {
+  const bool first = mesh_.replica().rank() == 0;
+  const at::Tensor mine = first ? known_.at({prompt, length}) : at::Tensor();
+  const at::Tensor tokens = broadcast_matrix(mine, dtype_, mesh_.replica(), 0);
+  return at::constant_pad_nd(tokens, {0, 0, 0, length - tokens.size(0)}).unsqueeze(0);
+}
+
+}  // namespace frameshard

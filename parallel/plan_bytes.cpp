@@ -1,0 +1,49 @@
+// Bytes that each rank sends: the strategies' exchanges, counted without making them.
+#include "parallel/plan_costs.h"
+
+namespace frameshard {
+namespace {
+
+// Partition::even without its list of sizes.
+struct EvenPieces {
+  int64_t total, parts;
+  int64_t begin(int64_t i) const { return total / parts * i + std::min(i, total % parts); }
+  int64_t between(int64_t i, int64_t j) const { return begin(j) - begin(i); }
+  int64_t size(int64_t i) const { return between(i, i + 1); }
+};
+
+}  // namespace
+
+int64_t branches_a_rank(const Split& split, const VideoClass& video) {
+  return video.guided && split.mesh.cfg == 1 ? 2 : 1;
+}
+
+StepBytes step_bytes(const Split& split, const VideoClass& video, const ModelFacts& model, int rank) {
+  const int64_t cp = split.mesh.cp, ulysses = split.attention.ulysses, ring = split.attention.ring;
+  const int64_t place = rank % cp % ulysses, group = rank % cp / ulysses;
+  const EvenPieces tokens{video.grid.total(), cp}, heads{model.heads, ulysses};
+  const int64_t mine = tokens.size(rank % cp), my_heads = heads.size(place);
+  auto of_group = [&](int64_t g) { return tokens.between(g * ulysses, (g + 1) * ulysses); };
+  StepBytes bytes;
+  if (ulysses > 1) {
+    // q, k and v of my tokens to the ranks of the other heads; then my heads' output to the other tokens'.
+    bytes.exchange = 3 * mine * (model.heads - my_heads) + my_heads * (of_group(group) - mine);
+  }
+  if (ring > 1) {
+    // In ring - 1 hops every block of keys and values but one: the next group's comes last and stays.
+    bytes.ring = 2 * my_heads * (tokens.total - of_group((group + 1) % ring));
+  }
+  const int64_t head_bytes = model.head_dim * model.element_bytes;
+  bytes.exchange *= head_bytes, bytes.ring *= head_bytes;
+  bytes.gather = mine * model.patch() * (cp - 1) * model.element_bytes;
+  bytes.guidance = tokens.total * model.patch() * (split.mesh.cfg - 1) * model.element_bytes;
+  return bytes;
+}
+
+SentBytes sent_bytes(const Split& split, const VideoClass& video, const ModelFacts& model, int rank) {
+  const StepBytes step = step_bytes(split, video, model, rank);
+  const int64_t forward = model.layers * (step.exchange + step.ring) + step.gather;
+  return {.cp = video.steps * branches_a_rank(split, video) * forward, .cfg = video.steps * step.guidance};
+}
+
+}  // namespace frameshard

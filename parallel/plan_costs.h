@@ -1,0 +1,94 @@
+// What a split of the ranks costs: bytes sent, memory, seconds. Closed forms, so that thousands of splits can
+// be compared.
+#pragma once
+
+#include "parallel/plan.h"
+
+namespace frameshard {
+
+/// Videos of one size: they cost the same.
+struct VideoClass {
+  TokenGrid grid;
+  int64_t text_tokens, steps;
+  bool guided;
+  int64_t videos;  ///< how many
+};
+
+/// What is to be made.
+struct Workload {
+  std::vector<VideoClass> classes;  ///< the costliest first
+  VideoClass largest;               ///< the one with most tokens
+  bool guided = false;              ///< all of them are
+  int64_t videos = 0, least_tokens = 0;
+};
+Workload workload_of(const std::vector<RequestConfig>& requests, const ModelFacts& model);
+
+/// Guidance branches that a rank computes one after the other.
+int64_t branches_a_rank(const Split& split, const VideoClass& video);
+
+/// Sent by one rank in one denoising step, exactly: what Communicator counts (CommStats::bytes_sent).
+struct StepBytes {
+  int64_t exchange = 0;  ///< to the other heads' ranks and back, in one layer of one branch
+  int64_t ring = 0;      ///< keys and values round the ring, likewise
+  int64_t gather = 0;    ///< the prediction of one branch, to the cp group
+  int64_t guidance = 0;  ///< the prediction, to the other branch
+};
+/// `rank` counts within the replica, cp fastest.
+StepBytes step_bytes(const Split& split, const VideoClass& video, const ModelFacts& model, int rank);
+
+/// The same for one whole video, apart for the two groups.
+struct SentBytes {
+  int64_t cp = 0, cfg = 0;
+};
+SentBytes sent_bytes(const Split& split, const VideoClass& video, const ModelFacts& model, int rank);
+
+/// Floating-point operations of the busiest rank in one step.
+double step_operations(const Split& split, const VideoClass& video, const ModelFacts& model);
+
+RankCosts rank_costs(const Split& split, const VideoClass& video, const ModelFacts& model,
+                     const PlanMachine& machine);
+
+/// Whether this fits into the machine's memory, as far as that is known.
+bool fits_memory(const RankCosts& costs, const PlanMachine& machine);
+
+/// The machine's rates, looked up once.
+struct Rates {
+  double operations, memory, link, network;  ///< a second
+  double call_seconds, network_call_seconds, layer_seconds;
+  bool one_adapter_a_node;
+  int node_ranks;
+  bool one_node;
+};
+Rates rates_of(const PlanMachine& machine);
+
+struct StepSeconds {
+  double compute = 0, exchange = 0;
+  double total() const { return compute + exchange; }
+};
+StepSeconds step_seconds(const Split& split, const VideoClass& video, const ModelFacts& model,
+                         const Rates& rates);
+
+/// Seconds until `replicas` have made all videos: each takes the next one, in order, when it is free.
+/// `seconds[i]` is one video of class i.
+double seconds_for_all(const Workload& work, const std::vector<double>& seconds, int replicas);
+
+/// True where the ranks of a group of `size` neighbours do not all lie on one node.
+bool spans_nodes(int size, const PlanMachine& machine);
+
+struct Sizes {
+  DiffusionConfig mesh;
+  AttentionConfig attention;
+};
+/// Every split that fixed sizes allow. 78 where there is none, with the nearest. Those with more replicas
+/// than videos are among them, but do not count as one where dp_size is auto.
+std::vector<Split> legal_splits(const Sizes& wanted, const Workload& work, const ModelFacts& model,
+                                const PlanMachine& machine);
+
+/// Why the first is better than `other`, in a word or two.
+std::string why_not(const MeshChoice& best, const MeshChoice& other, const PlanMachine& machine,
+                    const Workload& work);
+/// Why this split, a sentence each.
+std::vector<std::string> reasons_for(const MeshChoice& choice, const Workload& work, const ModelFacts& model,
+                                     const PlanMachine& machine);
+
+}  // namespace frameshard

@@ -1,0 +1,89 @@
+// Memory and operations of the busiest rank.
+#include "parallel/plan_costs.h"
+
+namespace frameshard {
+namespace {
+
+// The process itself: LibTorch's code and tables.
+constexpr int64_t process_bytes = 160 << 20;
+// What the C library keeps of freed blocks, and oneDNN's buffers, while a VAE decodes on a CPU; measured,
+// roughly.
+constexpr int64_t decode_slack_bytes = 128 << 20;
+
+int64_t ceil_div(int64_t total, int64_t parts) {
+  return (total + parts - 1) / parts;
+}
+
+int64_t denoise_activations(const Split& split, const VideoClass& video, const ModelFacts& model) {
+  const int64_t tokens = ceil_div(video.grid.total(), split.mesh.cp), width = model.width(),
+                each = model.element_bytes;
+  const int64_t token_row = tokens * width;
+  // Residual and its normalised form, each with a float32 temporary; q, k, v and the attention's output, and
+  // while they are exchanged the packed, received and joined copies of them.
+  const int64_t attention =
+      token_row * (2 * each + 2 * 4 + 5 * each + (split.mesh.cp > 1 ? 7 * each : 2 * each));
+  const int64_t feed_forward = token_row * (2 * each + 2 * 4) + tokens * model.ffn_dim * 2 * each;
+  const int64_t text = branches_a_rank(split, video) * model.layers * 2 * video.text_tokens * width * each;
+  // Latents, noise predictions, the solver's history; float32.
+  const int64_t latents = video.grid.total() * model.patch() * 4 * 8;
+  return std::max(attention, feed_forward) + text + latents;
+}
+
+int64_t decode_activations(const VideoClass& video, const ModelFacts& model, const PlanMachine& machine) {
+  // Four frames at full resolution: input, padded input, output and residual of a convolution with their
+  // blocked copies, and the upsampled input of the last level. The frames themselves go on to the video file.
+  const int64_t across = model.pixels_per_latent * model.patch_width,
+                down = model.pixels_per_latent * model.patch_height;
+  const int64_t pixels = video.grid.width * across * video.grid.height * down * model.frames_per_latent;
+  return pixels * (model.vae_decoder_dim * 12 + model.vae_widest_dim * 3) * model.vae_element_bytes +
+         (machine.device == "cpu" ? decode_slack_bytes : 0);
+}
+
+}  // namespace
+
+double step_operations(const Split& split, const VideoClass& video, const ModelFacts& model) {
+  const int64_t all = video.grid.total(), ulysses = split.attention.ulysses;
+  const int64_t mine = ceil_div(all, split.mesh.cp);
+  // Heads that do not divide: of its group's rows of attention a rank computes its heads' share.
+  const double rows =
+      double(std::min(all, mine * ulysses)) * double(ceil_div(model.heads, ulysses)) / double(model.heads);
+  const double uneven =
+      4 * (rows - double(mine)) * double(all) * double(model.width()) * double(model.layers);
+  return double(branches_a_rank(split, video)) *
+         (denoiser_operations(model, mine, all, video.text_tokens) + std::max(uneven, 0.0));
+}
+
+double denoiser_operations(const ModelFacts& model, int64_t tokens, int64_t all_tokens, int64_t text_tokens) {
+  const double s = double(tokens), all = double(all_tokens), t = double(text_tokens),
+               d = double(model.width()), f = double(model.ffn_dim);
+  return double(model.layers) *
+         (8 * s * d * d + 4 * s * all * d + 4 * s * d * d + 4 * t * d * d + 4 * s * t * d + 4 * s * d * f);
+}
+
+RankCosts rank_costs(const Split& split, const VideoClass& video, const ModelFacts& model,
+                     const PlanMachine& machine) {
+  RankCosts costs;
+  const int64_t weights_of = machine.shared_weights ? machine.world : 1;
+  const int64_t weights = (model.denoiser_bytes + model.vae_bytes) / weights_of;
+  costs.text_bytes = model.text_encoder_bytes / weights_of;
+  costs.denoise_bytes = weights + denoise_activations(split, video, model);
+  costs.decode_bytes = weights + decode_activations(video, model, machine);
+  costs.peak_bytes = std::max({costs.text_bytes, costs.denoise_bytes, costs.decode_bytes}) +
+                     (machine.device == "cpu" ? process_bytes / weights_of : 0);
+  const StepBytes bytes = step_bytes(split, video, model, 0);
+  costs.layer_bytes = bytes.exchange + bytes.ring;
+  costs.moved_bytes =
+      branches_a_rank(split, video) * (model.layers * costs.layer_bytes + bytes.gather) + bytes.guidance;
+  costs.operations = step_operations(split, video, model);
+  return costs;
+}
+
+bool fits_memory(const RankCosts& costs, const PlanMachine& machine) {
+  if (machine.memory_bytes == 0) return true;
+  // Ranks on CPUs share their node's memory; all of them denoise at the same time, and one encodes or
+  // decodes.
+  const int64_t together = machine.device == "cpu" ? machine.node_ranks() * costs.denoise_bytes : 0;
+  return std::max(costs.peak_bytes, together) <= machine.memory_bytes;
+}
+
+}  // namespace frameshard
