@@ -25,3 +25,13 @@ frameshard_optional_library(SENTENCEPIECE "prompts (the tokenizer)" sentencepiec
 frameshard_optional_library(LIBAV "video files" libavformat libavcodec libavutil libswscale)
 frameshard_optional_library(PNG "PNG files" libpng)
 frameshard_optional_library(OPENSSL "launch over several nodes" libcrypto)
+
+# By itself: its flags and its link to libssl are not for everything.
+add_library(frameshard_optional_http INTERFACE)
+pkg_check_modules(HTTPLIB IMPORTED_TARGET cpp-httplib)
+if(HTTPLIB_FOUND)
+  target_link_libraries(frameshard_optional_http INTERFACE PkgConfig::HTTPLIB)
+  target_compile_definitions(frameshard_optional_http INTERFACE FRAMESHARD_HAVE_HTTPLIB)
+else()
+  message(STATUS "Not found: cpp-httplib: built without metrics at a port")
+endif()

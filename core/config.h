@@ -110,6 +110,7 @@ struct InferConfig {
   std::string backend = "auto";
   std::string device = "auto";
   AutoOr<int64_t> threads_per_rank;
+  bool pin_threads = true;
 
   bool operator==(const InferConfig&) const = default;
 
@@ -122,6 +123,8 @@ struct InferConfig {
     visit("device", self.device, "what computes", one_of({"auto", "cpu", "cuda"}));
     visit("threads_per_rank", self.threads_per_rank,
           "CPU threads; auto: OMP_NUM_THREADS, else allowed cores / ranks of this host", in_range(1, 1024));
+    visit("pin_threads", self.pin_threads,
+          "processes that share a host keep to cores of their own, near their GPU");
   }
 };
 

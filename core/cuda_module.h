@@ -25,6 +25,9 @@ struct CudaFunctions {
   int (*nccl_built_with)();
   std::string (*pci_address)(int device);  ///< "0000:0F:00.0"
   bool (*peer_access)(int device, int peer);
+  // For those who watch a run; from any thread.
+  int64_t (*allocated)(int device);
+  double (*utilisation)(int device);  ///< lately, 0 to 1; negative where NVML does not tell
 };
 
 /// The module's functions, or null where there is no GPU. The first call loads the module, and must come

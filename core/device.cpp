@@ -47,6 +47,15 @@ void synchronize(const at::Device& device) {
   if (device.is_cuda()) cuda()->synchronize(device.index());
 }
 
+int64_t memory_in_use(const at::Device& device) {
+  return device.is_cuda() ? cuda()->allocated(device.index()) : resident_bytes();
+}
+
+std::optional<double> gpu_utilisation(const at::Device& device) {
+  const double share = device.is_cuda() ? cuda()->utilisation(device.index()) : -1;
+  return share < 0 ? std::nullopt : std::optional(share);
+}
+
 int64_t peak_memory(const at::Device& device) {
   return device.is_cuda() ? cuda()->peak_allocated(device.index()) : peak_resident_bytes();
 }

@@ -1,6 +1,7 @@
 // Devices by name, and the few things that differ between a CPU and a GPU.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -31,6 +32,10 @@ void use_device(const at::Device& device);
 
 /// Waits until the device has done its work; nothing to wait for on a CPU.
 void synchronize(const at::Device& device);
+/// The memory taken now, in bytes: allocated on a GPU, resident on a CPU.
+int64_t memory_in_use(const at::Device& device);
+/// The share of time in which a GPU had work lately, 0 to 1; nothing for a CPU, and where it is not known.
+std::optional<double> gpu_utilisation(const at::Device& device);
 /// The most memory taken so far, in bytes: allocated on a GPU, resident on a CPU. reset_peak_memory starts
 /// anew.
 int64_t peak_memory(const at::Device& device);

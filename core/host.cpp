@@ -69,6 +69,10 @@ int64_t host_available_bytes() {
   return proc_kilobytes("/proc/meminfo", "MemAvailable");
 }
 
+int64_t resident_bytes() {
+  return proc_kilobytes("/proc/self/status", "VmRSS");
+}
+
 int64_t peak_resident_bytes() {
   return proc_kilobytes("/proc/self/status", "VmHWM");
 }

@@ -14,6 +14,8 @@ int allowed_cores();
 int64_t host_memory_bytes();
 /// Bytes that can still be allocated without swapping.
 int64_t host_available_bytes();
+/// The resident set of this process, in bytes.
+int64_t resident_bytes();
 /// The largest resident set of this process so far, in bytes.
 int64_t peak_resident_bytes();
 /// Forgets the peak, so that a phase can be measured by itself. False where the system does not allow it.

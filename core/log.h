@@ -19,6 +19,10 @@ void write(Level level, std::string_view message);
 /// Text for the user on stderr, as it is. A stderr that is closed or full is no reason to stop a run.
 void print(std::string_view text);
 
+/// Lines on a terminal that stay below everything that this process prints: they take the place of those
+/// shown before, and go when something else is printed, until they are shown again.
+void show_live(std::string_view lines);
+
 template <class... Args>
 void debug(fmt::format_string<Args...> format, Args&&... args) {
   write(Level::debug, fmt::format(format, std::forward<Args>(args)...));

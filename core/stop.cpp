@@ -1,6 +1,8 @@
 #include "core/stop.h"
 
 #include <csignal>
+#include <initializer_list>
+#include <initializer_list>
 
 namespace frameshard {
 namespace {

@@ -16,26 +16,32 @@ namespace {
 // One rank's way through the queue of videos.
 class Generator {
  public:
-  Generator(const Job& job, const RunPlan& plan, const at::Device& device, Communicator& world)
-      : job_(job), plan_(plan), device_(device), world_(world), maker_(job, plan, device, world) {
+  Generator(const Job& job, const RunPlan& plan, const RankPlace& place, const at::Device& device,
+            Communicator& world, const RankTools& tools)
+      : job_(job),
+        plan_(plan),
+        device_(device),
+        world_(world),
+        tools_(tools),
+        maker_(job, plan, place, device, world, tools.observer) {
     if (world.rank() == 0) ledger_.emplace(job);
     for (size_t i = 0; i < job.units.size(); ++i) {
       if (job.wanted(i)) wanted_.push_back(i);
     }
   }
 
-  Generated run(ModelCache& models) {
-    if (!wanted_.empty()) make_all(models);
+  Generated run() {
+    if (!wanted_.empty()) make_all();
     return share_outcome();
   }
 
  private:
-  void make_all(ModelCache& models) {
+  void make_all() {
     Stopwatch watch;
     std::vector<RequestConfig> requests;
     for (size_t unit : wanted_) requests.push_back(job_.requests[job_.units[unit].request]);
     const PromptEmbeddings texts(*job_.checkpoint, requests, maker_.dtype(), device_, maker_.mesh());
-    maker_.load(models, watch.lap());
+    maker_.load(tools_.models, watch.lap());
 
     WorkQueue queue(world_, order(), [this](int64_t item, const std::string& line) {
       ledger_->note(wanted_[size_t(item)], line);
@@ -65,6 +71,7 @@ class Generator {
     Stopwatch whole;
     const auto failure = maker_.make(unit, texts.of(job_.requests[unit.request]));
     if (maker_.mesh().replica().rank() != 0) return "";
+    tools_.observer.video_ended(failure.has_value());
     if (failure) log::warning("{} fails, the others go on: {}", job_.unit_name(unit), failure->message);
     if (!failure) videos_[index] = job_.unit_directory(unit) / "video.mp4";
     return result_line(job_, unit, {.failure = failure, .seconds = whole.lap(), .replica = replica});
@@ -97,6 +104,7 @@ class Generator {
   const RunPlan& plan_;
   at::Device device_;
   Communicator& world_;
+  RankTools tools_;
   VideoMaker maker_;
   std::optional<Ledger> ledger_;  // rank 0's
   std::vector<size_t> wanted_;    // units
@@ -120,13 +128,16 @@ std::shared_ptr<const Vae> ModelCache::vae(const Job& job, const at::Device& dev
 }
 
 Generated generate(const Job& job, const RunPlan& plan, const RankPlace& place, Communicator& world,
-                   ModelCache& models) {
+                   const RankTools& tools) {
   set_phase("setup");
+  stay_on_own_cpus(place, plan.machine.threads_per_rank);
   at::set_num_threads(plan.machine.threads_per_rank);
   const at::Device device = device_for_rank(job.config.infer.device, place.local_rank);
   use_device(device);
   reset_peak_memory(device);
-  return Generator(job, plan, device, world).run(models);
+  Generated made = Generator(job, plan, place, device, world, tools).run();
+  set_phase("done");
+  return made;
 }
 
 }  // namespace frameshard

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "launcher/job.h"
+#include "launcher/observe/observer.h"
 
 namespace frameshard {
 
@@ -25,8 +26,14 @@ struct Generated {
   std::string failures;          ///< "2 of 24 videos failed; the first: ID: MESSAGE", or empty
 };
 
+/// What a rank works with, and what outlives its work.
+struct RankTools {
+  ModelCache& models;
+  Observer& observer;
+};
+
 /// Makes every video of the job that is wanted; collective over `world`.
 Generated generate(const Job& job, const RunPlan& plan, const RankPlace& place, Communicator& world,
-                   ModelCache& models);
+                   const RankTools& tools);
 
 }  // namespace frameshard

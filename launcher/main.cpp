@@ -156,7 +156,6 @@ int main(int argc, char** argv) {
   open_standard_streams();
   std::signal(SIGPIPE, SIG_IGN);  // a closed pipe is a failed write, not a killed rank
   if (std::string_view(argv[0]).ends_with(agent_name)) return run_agent({argv + 1, argv + argc});
-  become_launched_rank();
   set_phase("start");
   CLI::App app{"Frameshard splits one video diffusion job over many devices.", "frameshard"};
   app.set_version_flag("--version", versions);
@@ -165,6 +164,7 @@ int main(int argc, char** argv) {
   int code = 0;
   add_commands(app, arguments, code);
   try {
+    become_launched_rank();
     app.parse(argc, argv);
     // What these commands print is all that they make. A reader that has gone wanted no more.
     const bool printed = std::fflush(stdout) == 0 || errno == EPIPE || app.got_subcommand("run");

@@ -8,6 +8,7 @@
 #include "core/io/png_writer.h"
 #include "core/io/safetensors.h"
 #include "core/log.h"
+#include "core/trace.h"
 #include "models/pipeline.h"
 #include "parallel/comm/text.h"
 
@@ -40,6 +41,7 @@ VideoOutput::VideoOutput(const std::filesystem::path& directory, const OutputSet
       frames_(settings.frames) {}
 
 void VideoOutput::write_frame(const at::Tensor& frame) {
+  const TraceScope trace("write");
   writer_.write(bytes_of(frame));
   if (in_strip(done_, frames_)) strip_.push_back(frame.clone());
   ++done_;
@@ -62,12 +64,13 @@ void VideoOutput::decode(const Vae& vae, const at::Tensor& latents) {
 void remove_old_outputs(const std::filesystem::path& directory) {
   std::error_code ignored;
   for (const char* name : {"video.mp4", "preview.png", "latents.safetensors", "noise.safetensors",
-                           "metrics.jsonl", "run.yaml"}) {
+                           "metrics.jsonl", "run.yaml", "trace.json"}) {
     std::filesystem::remove(directory / name, ignored);
   }
 }
 
 void write_latents(const at::Tensor& latents, const std::filesystem::path& file) {
+  const TraceScope trace("write");
   write_safetensors(file, {{"latents", latents.to(at::kCPU, at::kFloat)}});
 }
 

@@ -1,25 +1,25 @@
 #include "launcher/ranks.h"
 
-#include <sched.h>
+#include <algorithm>
 
+#include <fmt/ranges.h>
+
+#include "core/affinity.h"
 #include "core/cuda_module.h"
 #include "core/error.h"
 #include "core/host.h"
+#include "core/pci.h"
 #include "parallel/comm/mpi_session.h"
 #include "parallel/comm/text.h"
 
 namespace frameshard {
 namespace {
 
-std::string host_and_cores() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  sched_getaffinity(0, sizeof set, &set);
-  std::string text = host_name() + ":";
-  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
-    if (CPU_ISSET(cpu, &set)) text += std::to_string(cpu) + ",";
-  }
-  return text;
+// Cores that this rank could use best; those of its GPU's NUMA node.
+std::vector<int> nearest_cpus(int local_rank) {
+  if (!cuda()) return allowed_cpus();
+  const int device = local_rank % cuda()->device_count();
+  return allowed_cpus_of_node(read_pci_device(cuda()->pci_address(device)).numa_node);
 }
 
 }  // namespace
@@ -36,11 +36,42 @@ void check_world_size(int size) {
   }
 }
 
-int cores_a_rank(Communicator& world) {
-  const std::string mine = host_and_cores();
+void check_same_versions(const std::map<std::string, std::string>& mine, Communicator& world) {
+  std::string text;
+  for (const auto& [what, version] : mine)
+    text += fmt::format("{}{} {}", text.empty() ? "" : ", ", what, version);
+  const auto all = gather_texts(world, text), hosts = gather_texts(world, host_name());
+  if (std::all_of(all.begin(), all.end(), [&](auto& each) { return each == all[0]; })) return;
+  std::map<std::string, std::vector<std::string>> who;
+  for (size_t rank = 0; rank < all.size(); ++rank)
+    who[all[rank]].push_back(fmt::format("{} (host {})", rank, hosts[rank]));
+  std::string table;
+  for (const auto& [versions, ranks] : who)
+    table += fmt::format("\n  {}: ranks {}", versions, fmt::join(ranks, ", "));
+  fail(ExitCode::disagree, "ranks run different versions; install the same on all hosts:{}", table);
+}
+
+void divide_cores(RankPlace& place, Communicator& world) {
+  place.all_cpus = allowed_cpus();
+  const std::vector<int> near = nearest_cpus(place.local_rank);
+  const std::string mine = fmt::format("{}:{}", host_name(), fmt::join(near, ","));
   const auto all = gather_texts(world, mine);
-  const auto sharing = std::count(all.begin(), all.end(), mine);
-  return std::max(1, allowed_cores() / int(sharing));
+  const auto sharing = int(std::count(all.begin(), all.end(), mine));
+  const auto index = int(std::count(all.begin(), all.begin() + world.rank(), mine));
+  // A container's quota may be less than the cores that are seen; then none of them is anybody's own.
+  const int usable = std::min(int(near.size()), allowed_cores());
+  place.cores = std::max(1, usable / sharing);
+  place.own_cpus.clear();
+  if (sharing > 1 && usable == int(near.size()) && sharing <= usable)
+    place.own_cpus = share_of_cpus(near, index, sharing);
+}
+
+void stay_on_own_cpus(const RankPlace& place, int threads) {
+  if (int(place.own_cpus.size()) >= threads) run_on_cpus(place.own_cpus);
+}
+
+void use_all_cpus(const RankPlace& place) {
+  if (!place.own_cpus.empty()) run_on_cpus(place.all_cpus);
 }
 
 int local_device_count() {

@@ -1,7 +1,9 @@
 // How this process takes part: as a rank under mpirun or srun, alone, or as several ranks in threads.
 #pragma once
 
-#include <functional>
+#include <map>
+#include <string>
+#include <vector>
 
 #include "parallel/comm/communicator.h"
 
@@ -12,15 +14,25 @@ struct RankPlace {
   int local_rank = 0;  ///< among the ranks of this host
   int local_size = 1;
   bool under_mpi = false;
-  int cores = 1;  ///< cores that this rank has to itself
+  int cores = 1;                        ///< cores that this rank has to itself
+  std::vector<int> all_cpus, own_cpus;  ///< what it may run on, and its part; empty: not divided
 };
 
 /// Throws 76 where a variable of the launcher (OMPI_COMM_WORLD_SIZE, SLURM_NTASKS, WORLD_SIZE) names another
 /// world size.
 void check_world_size(int size);
 
-/// Cores of this host divided among the ranks that share them: ranks bound to cores of their own keep theirs.
-int cores_a_rank(Communicator& world);
+/// Throws 76, with a table, where ranks run different versions of the engine or a library. Collective.
+void check_same_versions(const std::map<std::string, std::string>& mine, Communicator& world);
+
+/// Fills in `cores` and the cpus: those of this host, near this rank's GPU if it has one, divided among the
+/// ranks that share them. Ranks that were bound to cores of their own keep theirs. Collective.
+void divide_cores(RankPlace& place, Communicator& world);
+
+/// Keeps a rank of `threads` threads on its part, where it has one that holds them: of ranks that fill a
+/// host, none then pushes another from its cores and its memory.
+void stay_on_own_cpus(const RankPlace& place, int threads);
+void use_all_cpus(const RankPlace& place);
 
 /// The number of ranks that `auto` means on this machine: its GPUs if any, else its cores (at least 2, at
 /// most 8).

@@ -32,11 +32,14 @@ std::optional<Failure> attempt(const Job& job, Work work) {
 
 }  // namespace
 
-VideoMaker::VideoMaker(const Job& job, const RunPlan& plan, const at::Device& device, Communicator& world)
+VideoMaker::VideoMaker(const Job& job, const RunPlan& plan, const RankPlace& place, const at::Device& device,
+                       Communicator& world, Observer& observer)
     : job_(job),
       plan_(plan),
+      place_(place),
       device_(device),
       world_(world),
+      observer_(observer),
       mesh_(world, plan.mesh, group_maker(plan.machine.backend, device)),
       attention_(mesh_.cp(), plan.attention),
       dtype_(resolve_dtype(job.config.model.dtype, device)) {}
@@ -53,6 +56,7 @@ void VideoMaker::load(ModelCache& models, double text_seconds) {
 }
 
 std::optional<Failure> VideoMaker::make(const Unit& unit, const Conditioning& text) {
+  set_phase("prepare");
   const auto directory = job_.unit_directory(unit);
   const MovedSoFar before = moved();
   metrics_.step_seconds.clear();
@@ -71,7 +75,9 @@ std::optional<Failure> VideoMaker::make(const Unit& unit, const Conditioning& te
   metrics_.cfg_bytes = double(moved().cfg_bytes - before.cfg_bytes);
   metrics_.exchange_seconds = moved().seconds - before.seconds;
   metrics_.decode_peak_bytes = take_peak();
+  set_phase("write");
   write_metrics(metrics_, mesh_.replica(), directory);
+  observer_.write_trace(mesh_.replica(), directory);
   if (first()) {
     video->finish();  // last: a directory with a video is a complete one
     resume_file(unit).remove();
@@ -86,13 +92,15 @@ at::Tensor VideoMaker::denoise(const Unit& unit, const Conditioning& text) {
   const at::Tensor noise = starting_noise(request, unit.sample, *denoiser_);
   const ResumeFile file = resume_file(unit);
   const DenoiseState start = file.load({.latents = noise}, *schedule, device_, mesh_.replica());
-  Progress progress("denoise", schedule->steps(), world_.rank() == 0);
+  Progress progress("denoise", schedule->steps(), world_.rank() == 0 && !observer_.watches());
+  observer_.video_begun(schedule->steps() - start.steps);
   for (int64_t i = 0; i < start.steps; ++i) progress.advance();
   Stopwatch step;
   double unsaved_seconds = 0;
   return DenoiseLoop(*denoiser_, mesh_, attention_, device_)
       .run(request, text, *schedule, start, [&](const DenoiseState& state) {
         metrics_.step_seconds.push_back(step.lap());
+        observer_.step_done(metrics_.step_seconds.back(), moved().cp_bytes, moved().cfg_bytes);
         progress.advance();
         unsaved_seconds += metrics_.step_seconds.back();
         const bool stop = asked_to_stop();
@@ -125,9 +133,11 @@ std::optional<Failure> VideoMaker::decode(const Unit& unit, const at::Tensor& la
                                           std::optional<VideoOutput>& video) {
   std::optional<Failure> failure;
   if (first()) {
+    use_all_cpus(place_);
     at::set_num_threads(decode_threads());
     failure = attempt(job_, [&] { decode_on_first(unit, latents, video); });
     at::set_num_threads(plan_.machine.threads_per_rank);
+    stay_on_own_cpus(place_, plan_.machine.threads_per_rank);
   }
   set_phase("finish");
   mesh_.replica().barrier();
@@ -193,6 +203,7 @@ int VideoMaker::decode_threads() {
 double VideoMaker::take_peak() {
   const auto peak = double(peak_memory(device_));
   reset_peak_memory(device_);
+  observer_.phase_peak(int64_t(peak));
   return peak;
 }
 

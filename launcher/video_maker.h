@@ -26,7 +26,8 @@ class Stopwatch {
 class VideoMaker {
  public:
   /// Collective over `world`.
-  VideoMaker(const Job& job, const RunPlan& plan, const at::Device& device, Communicator& world);
+  VideoMaker(const Job& job, const RunPlan& plan, const RankPlace& place, const at::Device& device,
+             Communicator& world, Observer& observer);
 
   ProcessMesh& mesh() { return mesh_; }
   at::ScalarType dtype() const { return dtype_; }
@@ -62,8 +63,10 @@ class VideoMaker {
 
   const Job& job_;
   const RunPlan& plan_;
+  const RankPlace& place_;
   at::Device device_;
   Communicator& world_;
+  Observer& observer_;
   ProcessMesh mesh_;
   AttentionStrategy attention_;
   at::ScalarType dtype_;

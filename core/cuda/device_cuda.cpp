@@ -5,6 +5,7 @@
 #include <cuda_runtime_api.h>
 #include <nccl.h>
 
+#include "core/cuda/nvml.h"
 #include "core/cuda_module.h"
 #include "core/error.h"
 
@@ -103,11 +104,21 @@ bool peer_access(int device, int peer) {
   return possible != 0;
 }
 
+int64_t allocated(int device) {
+  using c10::CachingAllocator::StatType;
+  const auto stats = c10::cuda::CUDACachingAllocator::getDeviceStats(c10::DeviceIndex(device));
+  return stats.allocated_bytes[size_t(StatType::AGGREGATE)].current;
+}
+
+double utilisation(int device) {
+  return nvml_utilisation(pci_address(device));
+}
+
 }  // namespace
 
 extern "C" __attribute__((visibility("default"))) const CudaFunctions frameshard_cuda_functions = {
-    device_count, set_device,  synchronize,     memory,      peak_allocated,
-    reset_peak,   empty_cache, device_name,     versions,    driver_cuda,
-    runtime_cuda, nccl_loaded, nccl_built_with, pci_address, peer_access};
+    device_count,    set_device,  synchronize, memory,      peak_allocated, reset_peak,
+    empty_cache,     device_name, versions,    driver_cuda, runtime_cuda,   nccl_loaded,
+    nccl_built_with, pci_address, peer_access, allocated,   utilisation};
 
 }  // namespace frameshard

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "launcher/launch/options.h"
+#include "launcher/observe/options.h"
 
 namespace frameshard {
 
@@ -13,6 +14,7 @@ struct RunOptions {
   std::string config;
   std::vector<std::string> overrides;
   bool fail_fast = false;
+  ObserveOptions observe;
 };
 /// The arguments of `run`, for the command line and for `launch`, which reads them before it starts anything.
 void add_run_options(CLI::App& command, RunOptions& options);

@@ -109,7 +109,8 @@ int doctor_command(const std::string& config, const std::vector<std::string>& ov
   std::optional<MpiSession> mpi;
   watchdog.wait_for("the start of MPI");
   if (launched) mpi.emplace();
-  const CommPtr world = launched ? mpi->world() : make_self_communicator("world");
+  const CommPtr alone = launched ? nullptr : make_self_communicator("world");
+  Communicator* world = launched ? &mpi->world() : alone.get();
   progress.rank = world->rank();
   log::set_rank(world->rank(), world->size());
 
@@ -117,7 +118,7 @@ int doctor_command(const std::string& config, const std::vector<std::string>& ov
   const Hosts hosts = find_hosts(*world);
   RankPlace place{.under_mpi = launched};
   if (launched) place.local_rank = mpi->local_rank(), place.local_size = mpi->local_size();
-  place.cores = cores_a_rank(*world);
+  divide_cores(place, *world);
   watchdog.wait_for("the exchange of what the ranks have found");
   auto reports = examine(*world, hosts);
   ConfigReport job;

@@ -6,10 +6,12 @@
 
 #include "core/cuda_module.h"
 #include "core/device.h"
+#include "core/host.h"
 #include "core/log.h"
 #include "core/phase.h"
 #include "core/stop.h"
 #include "launcher/commands/commands.h"
+#include "launcher/doctor/versions_check.h"
 #include "launcher/failure.h"
 #include "launcher/generate.h"
 #include "parallel/comm/mpi_session.h"
@@ -40,8 +42,20 @@ void print_plan(const RunPlan& plan, const Job& job, int rank) {
   log::info("{}", describe(plan, model_facts(job, plan.machine.device)));
 }
 
+at::Device rank_device(const Job& job, const RankPlace& place) {
+  return device_for_rank(job.config.infer.device, place.local_rank);
+}
+
 std::string device_text(const Job& job, const RankPlace& place) {
-  return device_for_rank(job.config.infer.device, place.local_rank).str();
+  return rank_device(job, place).str();
+}
+
+ObservedRank observed(const Job& job, const RankPlace& place, const RunPlan& plan, int rank) {
+  return {.device = rank_device(job, place), .replica = coord_of(rank, plan.mesh).dp};
+}
+
+std::unique_ptr<Exporter> exporter_of(const ObserveOptions& options) {
+  return options.prometheus.empty() ? nullptr : open_exporter(options.prometheus);
 }
 
 // ---- this process alone: one rank, or several in threads ----
@@ -68,9 +82,9 @@ int ranks_alone(const Job& job) {
 }
 
 Generated generate_or_report(const Job& job, const RunPlan& plan, const RankPlace& place, Communicator& world,
-                             ModelCache& models) {
+                             const RankTools& tools) {
   try {
-    return generate(job, plan, place, world, models);
+    return generate(job, plan, place, world, tools);
   } catch (const OtherRankFailed&) {
     throw;
   } catch (...) {
@@ -87,19 +101,22 @@ int run_alone(const RunOptions& options) {
   Job job = open_job(options.config, options.overrides, options.fail_fast);
   const int ranks = ranks_alone(job);
   const CommPtr self = make_self_communicator("world");
-  RankPlace place{.local_size = ranks, .cores = std::max(1, cores_a_rank(*self) / ranks)};
+  RankPlace place{.local_size = ranks, .cores = std::max(1, allowed_cores() / ranks)};
   const RunPlan plan = plan_job(job, place, ranks, ranks, cuda() && ranks <= cuda()->device_count());
   job.found = survey_outputs(job);
   prepare_outputs(job);
   print_plan(plan, job, 0);
 
+  std::unique_ptr<Exporter> exporter = exporter_of(options.observe);
   ModelCache models;
   Generated all;
   std::mutex mutex;
   auto body = [&](Communicator& world) {
     RankPlace mine = place;
     mine.local_rank = world.rank();
-    Generated made = generate_or_report(job, plan, mine, world, models);
+    Observer observer(world, options.observe, observed(job, mine, plan, world.rank()),
+                      world.rank() == 0 ? std::move(exporter) : nullptr);
+    Generated made = generate_or_report(job, plan, mine, world, {models, observer});
     std::lock_guard lock(mutex);
     all.videos.merge(made.videos);
     all.code = made.code;
@@ -194,54 +211,65 @@ int end_stopped(const Error& stop, Communicator& world) {
 
 int run_under_mpi(const RunOptions& options) {
   MpiSession mpi;
-  const CommPtr world = mpi.world();
-  log::set_rank(world->rank(), world->size());
+  Communicator& world = mpi.world();
+  log::set_rank(world.rank(), world.size());
   set_phase("validation");
 
   Job job;
-  Failure failure = attempt([&] {
-    check_world_size(world->size());
-    job = open_job(options.config, options.overrides, options.fail_fast);
-  });
-  if (const int code = settle(failure, *world)) return code;
-  failure = attempt([&] { check_agreement(job, *world); });
-  if (const int code = settle(failure, *world)) return code;
-  use_first_ranks_name(job, *world);
-
-  RankPlace place{.local_rank = mpi.local_rank(),
-                  .local_size = mpi.local_size(),
-                  .under_mpi = true,
-                  .cores = cores_a_rank(*world)};
-  // The plan must be the same everywhere: what differs between hosts is settled first.
-  at::Tensor least =
-      at::tensor({int64_t(cuda() && place.local_size <= cuda()->device_count()), int64_t(place.local_size)});
-  world->all_reduce(least, ReduceOp::min);
-  job.found = survey_hosts(job, place, *world);
-  RunPlan plan;
+  Failure failure = attempt([&] { check_world_size(world.size()); });
+  if (const int code = settle(failure, world)) return code;
+  failure = attempt([&] { check_same_versions(own_versions(), world); });
+  if (const int code = settle(failure, world)) return code;
+  failure = attempt([&] { job = open_job(options.config, options.overrides, options.fail_fast); });
+  if (const int code = settle(failure, world)) return code;
   failure = attempt([&] {
-    plan = plan_job(job, place, world->size(), int(least[1].item<int64_t>()), least[0].item<int64_t>() != 0);
-    if (world->rank() == 0) prepare_outputs(job);
+    check_agreement(job, world);
+    check_same_options(options.observe, world);
   });
-  if (const int code = settle(failure, *world)) return code;
-  print_plan(plan, job, world->rank());
-  job.failure_token = shared_token(*world);
+  if (const int code = settle(failure, world)) return code;
+  use_first_ranks_name(job, world);
+
+  RankPlace place{.local_rank = mpi.local_rank(), .local_size = mpi.local_size(), .under_mpi = true};
+  divide_cores(place, world);
+  // The plan must be the same everywhere: what differs between hosts is settled first.
+  at::Tensor least = at::tensor({int64_t(cuda() && place.local_size <= cuda()->device_count()),
+                                 int64_t(place.local_size), int64_t(place.cores)});
+  world.all_reduce(least, ReduceOp::min);
+  place.cores = least[2].item<int>();
+  if (!job.config.infer.pin_threads) place.own_cpus.clear();
+  job.found = survey_hosts(job, place, world);
+  RunPlan plan;
+  std::unique_ptr<Exporter> exporter;
+  failure = attempt([&] {
+    plan = plan_job(job, place, world.size(), int(least[1].item<int64_t>()), least[0].item<int64_t>() != 0);
+    if (world.rank() != 0) return;
+    prepare_outputs(job);
+    exporter = exporter_of(options.observe);
+  });
+  if (const int code = settle(failure, world)) return code;
+  print_plan(plan, job, world.rank());
+  job.failure_token = shared_token(world);
 
   Generated made;
   ModelCache models;
+  std::optional<Observer> observer;
   try {
-    made = generate(job, plan, place, *world, models);
-    world->barrier();
+    observer.emplace(world, options.observe, observed(job, place, plan, world.rank()), std::move(exporter));
+    made = generate(job, plan, place, world, {models, *observer});
+    world.barrier();
   } catch (const Error& error) {
-    if (error.code() != ExitCode::stopped) report_and_abort(job, place, *world);
-    return end_stopped(error, *world);
+    if (error.code() != ExitCode::stopped) report_and_abort(job, place, world);
+    observer.reset();
+    return end_stopped(error, world);
   } catch (...) {
-    report_and_abort(job, place, *world);
+    report_and_abort(job, place, world);
   }
+  observer.reset();  // the last table comes before what is left to say
   print_videos(made);
   // Nobody ends with a code, and has the others killed, before all is out.
-  world->barrier();
-  if (world->rank() == 0) print_failures(made);
-  world->barrier();
+  world.barrier();
+  if (world.rank() == 0) print_failures(made);
+  world.barrier();
   return int(made.code);
 }
 

@@ -1,6 +1,7 @@
 #include <CLI/CLI.hpp>
 
 #include "launcher/commands/commands.h"
+#include "launcher/observe/exporter.h"
 
 namespace frameshard {
 
@@ -10,6 +11,13 @@ void add_run_options(CLI::App& command, RunOptions& options) {
                      "key=value, over what the file says; `frameshard keys` lists the keys");
   command.add_flag("--fail-fast", options.fail_fast,
                    "end at the first request that fails, instead of going on");
+  command.add_flag("--watch", options.observe.watch, "show a table of all ranks instead of the progress bar");
+  command.add_flag("--profile", options.observe.profile,
+                   "write trace.json beside each video, for ui.perfetto.dev or chrome://tracing");
+  command
+      .add_option("--prometheus", options.observe.prometheus,
+                  "metrics of all ranks: in this file, or at this port of 127.0.0.1 (0: any free one)")
+      ->check([](const std::string& target) { return target_fault(target); });
 }
 
 }  // namespace frameshard

@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "core/error.h"
+#include "core/trace.h"
 
 namespace frameshard {
 namespace {
@@ -20,20 +21,31 @@ std::vector<int64_t> offsets_of(const Counts& counts) {
   return offsets;
 }
 
-// Counts and times one collective for as long as it lives.
+// Counts, times and traces one collective for as long as it lives.
 class Communicator::Gate {
  public:
-  Gate(Communicator& comm, int64_t bytes_sent) : comm_(comm), start_(std::chrono::steady_clock::now()) {
+  Gate(Communicator& comm, const char* operation, int64_t bytes_sent)
+      : comm_(comm), operation_(operation), bytes_sent_(bytes_sent), start_(TraceClock::now()) {
     ++comm_.stats_.calls;
     comm_.stats_.bytes_sent += bytes_sent;
   }
   ~Gate() {
-    comm_.stats_.seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+    const auto end = TraceClock::now();
+    comm_.stats_.seconds += std::chrono::duration<double>(end - start_).count();
+    if (TraceRecorder* recorder = TraceRecorder::current()) {
+      recorder->add({.name = fmt::format("{} {}", operation_, comm_.name()),
+                     .begin = start_,
+                     .end = end,
+                     .group_size = comm_.size(),
+                     .bytes_sent = bytes_sent_});
+    }
   }
 
  private:
   Communicator& comm_;
-  std::chrono::steady_clock::time_point start_;
+  const char* operation_;
+  int64_t bytes_sent_;
+  TraceClock::time_point start_;
 };
 
 namespace {
@@ -56,7 +68,7 @@ void Communicator::all_reduce(at::Tensor& tensor, ReduceOp op) {
   check_flat(*this, "all_reduce", tensor, tensor.numel());
   if (size_ == 1 || tensor.numel() == 0) return;
   // Ring and tree algorithms send about this much each.
-  Gate gate(*this, 2 * int64_t(tensor.nbytes()) * (size_ - 1) / size_);
+  Gate gate(*this, "all_reduce", 2 * int64_t(tensor.nbytes()) * (size_ - 1) / size_);
   do_all_reduce(tensor, op);
 }
 
@@ -65,7 +77,7 @@ at::Tensor Communicator::all_gather(const at::Tensor& mine, const Counts& recv) 
   check_flat(*this, "all_gather", mine, recv[size_t(rank_)]);
   if (size_ == 1) return mine.view({-1});
   at::Tensor out = at::empty({sum(recv)}, mine.options());
-  Gate gate(*this, int64_t(mine.nbytes()) * (size_ - 1));
+  Gate gate(*this, "all_gather", int64_t(mine.nbytes()) * (size_ - 1));
   do_all_gather(mine, out, recv);
   return out;
 }
@@ -76,7 +88,7 @@ at::Tensor Communicator::reduce_scatter(const at::Tensor& whole, const Counts& c
   if (size_ == 1) return whole.view({-1});
   const int64_t mine = counts[size_t(rank_)];
   at::Tensor out = at::empty({mine}, whole.options());
-  Gate gate(*this, (whole.numel() - mine) * whole.element_size());
+  Gate gate(*this, "reduce_scatter", (whole.numel() - mine) * whole.element_size());
   do_reduce_scatter(whole, out, counts);
   return out;
 }
@@ -91,7 +103,7 @@ at::Tensor Communicator::all_to_all(const at::Tensor& send, const Counts& send_c
           name_, send_counts[me], recv_counts[me]);
   if (size_ == 1) return send.view({-1});
   at::Tensor out = at::empty({sum(recv_counts)}, send.options());
-  Gate gate(*this, (send.numel() - send_counts[me]) * send.element_size());
+  Gate gate(*this, "all_to_all", (send.numel() - send_counts[me]) * send.element_size());
   do_all_to_all(send, out, send_counts, recv_counts);
   return out;
 }
@@ -100,18 +112,18 @@ void Communicator::broadcast(at::Tensor& tensor, int root) {
   require(root >= 0 && root < size_, "broadcast on {}: no rank {}", name_, root);
   check_flat(*this, "broadcast", tensor, tensor.numel());
   if (size_ == 1 || tensor.numel() == 0) return;
-  Gate gate(*this, rank_ == root ? int64_t(tensor.nbytes()) * (size_ - 1) : 0);
+  Gate gate(*this, "broadcast", rank_ == root ? int64_t(tensor.nbytes()) * (size_ - 1) : 0);
   do_broadcast(tensor, root);
 }
 
 void Communicator::barrier() {
   if (size_ == 1) return;
-  Gate gate(*this, 0);
+  Gate gate(*this, "barrier", 0);
   do_barrier();
 }
 
 CommPtr Communicator::split(int color, int key, const std::string& name) {
-  Gate gate(*this, 0);
+  Gate gate(*this, "split", 0);
   return do_split(color, key, name);
 }
 

@@ -63,15 +63,21 @@ MpiSession::MpiSession() {
   MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &local);
   MPI_Comm_rank(local, &local_rank_);
   MPI_Comm_size(local, &local_size_);
+  // Ranks of a node follow each other, however the launcher dealt them out, so that the busiest exchanges
+  // stay inside it: ordered by the first rank of their node, then as they were.
+  int first = 0;
+  MPI_Comm_rank(MPI_COMM_WORLD, &first);
+  MPI_Bcast(&first, 1, MPI_INT, 0, local);
   MPI_Comm_free(&local);
+  MPI_Comm ordered;
+  MPI_Comm_split(MPI_COMM_WORLD, 0, first, &ordered);
+  world_ = make_mpi_communicator(ordered, "world");
+  MPI_Comm_free(&ordered);
 }
 
 MpiSession::~MpiSession() {
+  world_.reset();
   MPI_Finalize();
-}
-
-CommPtr MpiSession::world() {
-  return make_mpi_communicator(MPI_COMM_WORLD, "world");
 }
 
 void abort_all_ranks(int exit_code) {

@@ -25,12 +25,14 @@ class MpiSession {
   MpiSession(const MpiSession&) = delete;
   MpiSession& operator=(const MpiSession&) = delete;
 
-  CommPtr world();
+  /// All ranks, those of one node next to each other. Lives as long as the session.
+  Communicator& world() { return *world_; }
   int local_rank() const { return local_rank_; }  ///< among the ranks of this host
   int local_size() const { return local_size_; }
 
  private:
   int local_rank_ = 0, local_size_ = 1;
+  CommPtr world_;
 };
 
 /// Ends all ranks of the job with this exit code; for a rank that fails while others may be waiting for it.

@@ -12,11 +12,11 @@ import numpy
 import pytest
 
 from engine import (PROGRAM, SOURCE, assert_nothing_left, finish, in_tmp_path, latents, mpirun, start, succeed, write_config)
+from pages import PATH, blocks, run_block
 
 SPLIT = ["infer.diffusion.cp_size=2", "infer.diffusion.cfg_size=2", "infer.attention.ulysses_size=2", "infer.threads_per_rank=1"]
 OUTPUT = Path("outputs/job")
 CLUSTER = {key: os.environ[key] for key in ("SLURM_CONF", "OMPI_MCA_btl") if key in os.environ}
-PROGRAMS = {"PATH": f"{Path(PROGRAM).parent}:{os.environ['PATH']}"}
 
 
 def srun(flags, args, timeout=120):
@@ -26,7 +26,7 @@ def srun(flags, args, timeout=120):
 def sbatch(script, *args, flags=()):
     """Submits; returns the job's number."""
     command = ["sbatch", "--parsable", "--output=log-%A_%a", "--chdir", os.getcwd(), *flags, str(SOURCE / "examples/slurm" / script), *args]
-    made = succeed(finish(start(command, {**CLUSTER, **PROGRAMS}), 60))
+    made = succeed(finish(start(command, {**CLUSTER, "PATH": PATH}), 60))
     return made.out.strip()
 
 
@@ -72,10 +72,12 @@ def test_other_numbers_of_ranks(ranks):
 
 
 def test_ranks_alternate_between_nodes():
-    """Slurm deals ranks out in turn; those that share the sequence are still of one node."""
-    write_config(".")
-    result = succeed(srun(["-N2", "-n4", "--distribution=cyclic"], ["run", "job.yaml", *SPLIT]))
-    assert "on 2 nodes" in result.err
+    """Slurm deals ranks out in turn; those of a node are still neighbours, and so those that share the sequence."""
+    ranks = str(Path(PROGRAM).parent / "frameshard_ranks")
+    deal = ["srun", "--mpi=pmix", "-K1", "-N2", "-n4", "--distribution=cyclic"]
+    nodes = succeed(finish(start([*deal, "--label", "sh", "-c", "echo $SLURM_NODEID"], CLUSTER), 60)).out.split()
+    assert sorted(nodes)[1::2] == sorted(nodes[1::2]) and nodes[1] != nodes[3], "they do not alternate"
+    succeed(finish(start([*deal, ranks, "ranks of one node follow each other"], CLUSTER), 60))
 
 
 def test_ranks_without_pmix():
@@ -120,8 +122,10 @@ def test_stopped_and_requeued():
     wait_for(r"denoise +[0-9]+/400")
     slurm("scancel", "--signal=USR1", job)
     wait_for("stopped by a signal")
-    slurm("scontrol", "update", f"JobId={job}", "StartTime=now")  # a requeued job waits for two minutes
-    wait_for("stopped by a signal(.|\n)*denoise")
+    while "JobState=PENDING" not in slurm("scontrol", "show", "job", job):
+        time.sleep(0.05)
+    slurm("scontrol", "update", f"JobId={job}", "StartTime=now+3")  # else a requeued job waits for two minutes
+    wait_for("stopped by a signal(.|\n)*goes on after step [0-9]+ of 400")
     assert wait_for_job(job) == ["COMPLETED"], logs()
     done = [json.loads(line) for line in (OUTPUT / "results.jsonl").read_text().splitlines()]
     assert sorted(line["id"] for line in done) == ["last", "long", "short"]
@@ -133,3 +137,9 @@ def test_an_array_over_prompts():
     job = sbatch("array.sbatch", str(config), "prompts.txt", flags=["--array=1-2", "-N1", "-n1"])
     assert wait_for_job(job) == ["COMPLETED", "COMPLETED"], logs()
     assert [Path(f"outputs/line-{line}/job/video.mp4").exists() for line in (1, 2)] == [True, True]
+
+
+@pytest.mark.parametrize("block", blocks("docs/start/slurm.md"))
+def test_a_command_of_the_page(block):
+    """docs/start/slurm.md, as it stands."""
+    succeed(run_block(block, CLUSTER))

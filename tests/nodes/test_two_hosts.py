@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 from pathlib import Path
 
@@ -10,7 +9,8 @@ import numpy
 import pytest
 
 from engine import assert_nothing_left, in_tmp_path, latents, mpirun, succeed, write_config
-from hosts import ADDRESS, VERSIONS, assert_nothing_runs, end_everything, frameshard_processes, launch, on_host, wait_until
+from hosts import VERSIONS, assert_nothing_runs, end_everything, environment, frameshard_processes, launch, on_host, wait_until
+from pages import PATH, blocks, like_a_checkout
 
 SPLIT = ["infer.diffusion.cp_size=2", "infer.diffusion.cfg_size=2", "infer.attention.ulysses_size=2", "infer.threads_per_rank=1"]
 LONG = {"num_inference_steps": 1000}
@@ -67,6 +67,15 @@ def test_port_0_is_printed():
     port = first.wait_for(r"waits at 10\.77\.0\.1:(\d+)").group(1)
     second = launch(2, "run", "job.yaml", *SPLIT, flags=["--master-port", port])
     both_succeed(first, second)
+
+
+def test_the_pages_commands():
+    """docs/start/launch.md, as it stands."""
+    like_a_checkout()
+    nodes = [on_host(number + 1, ["bash", "-euc", blocks("docs/start/launch.md", f"sh node {number}")[0]], environment(PATH=PATH))
+             for number in (0, 1)]
+    both_succeed(*nodes)
+    assert Path("outputs/quickstart/video.mp4").exists()
 
 
 def test_each_node_runs_in_its_own_directory(tmp_path):

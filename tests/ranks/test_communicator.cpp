@@ -1,4 +1,6 @@
 // Every collective against a direct computation: what each rank puts in is known to all.
+#include <cstdlib>
+
 #include "parallel/comm/communicator.h"
 #include "parallel/comm/self.h"
 #include "parallel/comm/text.h"
@@ -273,4 +275,16 @@ TEST_CASE("a rank that fails inside a collective takes nothing away that others 
     CHECK(error.code == ExitCode::internal);
     CHECK(error.message == "all_gather on world: rank 0 sends 3 elements, 4 expected");
   }
+}
+
+TEST_CASE("ranks of one node follow each other") {
+  on_ranks({1, 2, 3, 4, 5}, [](Communicator& comm) {
+    const char* node = std::getenv("SLURM_NODEID");  // else all are on one
+    const auto nodes = gather_texts(comm, node ? node : "one");
+    for (size_t i = 1; i < nodes.size(); ++i) {
+      const bool returns =
+          nodes[i] != nodes[i - 1] && std::count(nodes.begin(), nodes.begin() + int64_t(i), nodes[i]) > 0;
+      check(!returns, fmt::format("nodes in the order of ranks: {}", fmt::join(nodes, " ")));
+    }
+  });
 }

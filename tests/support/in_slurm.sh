@@ -12,4 +12,6 @@ fi
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 export SLURM_TEST_DIRECTORY=$scratch/cluster
-unshare -n -u -p -f --mount-proc --kill-child bash -c '. "$0/slurm_nodes.sh" "$SLURM_TEST_DIRECTORY" 2 > /dev/null; "$@"' "$here" "$@"
+# The shell stays as the first process of its namespace: it reaps orphans, whose process groups Slurm would wait for.
+unshare -n -u -p -f --mount-proc --kill-child bash -c \
+  '. "$0/slurm_nodes.sh" "$SLURM_TEST_DIRECTORY" 2 > /dev/null; "$@"; exit $?' "$here" "$@"

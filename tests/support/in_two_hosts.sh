@@ -9,4 +9,5 @@ if ! unshare -m -n -p -f --mount-proc true 2> /dev/null; then
   echo "SKIPPED: network namespaces need root"
   exit 77
 fi
-exec unshare -m -n -p -f --mount-proc --kill-child bash -c '. "$0/two_hosts.sh"; "$@"' "$here" "$@"
+# The shell stays as the first process of its namespace: it reaps orphans.
+exec unshare -m -n -p -f --mount-proc --kill-child bash -c '. "$0/two_hosts.sh"; "$@"; exit $?' "$here" "$@"

@@ -36,8 +36,7 @@ int main(int argc, char** argv) {
   if (lacks_gpu(argv[0])) return skipped;
   if (!frameshard::launcher_environment().launched) return Catch::Session().run(argc, argv);
   frameshard::MpiSession session;
-  const auto world = session.world();
-  frameshard::testing::mpi_world() = world.get();
+  frameshard::testing::mpi_world() = &session.world();
   const int failures = Catch::Session().run(argc, argv);
   // A rank that failed alone must not leave the others waiting in MPI_Finalize.
   if (failures != 0) frameshard::abort_all_ranks(1);

@@ -1,0 +1,239 @@
+"""`frameshard launch` on one machine: torchrun's flags, its own end and the ranks', and stopping in order."""
+
+import json
+import os
+import re
+import select
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import numpy
+import pytest
+
+from engine import (PROGRAM, SOURCE, assert_fails, assert_nothing_left, finish, in_tmp_path, is_complete_video, latents, mpirun, run,
+                    start, succeed, write_config)
+
+OUTPUT = Path("outputs/job")
+OPENMPI5 = SOURCE / "build/venv-openmpi5/bin"
+PROGRAM5 = str(Path(PROGRAM).parent / "openmpi5/frameshard")
+LONG = {"num_inference_steps": 1000}
+SPLIT = {1: [], 2: ["infer.diffusion.cfg_size=2"], 4: ["infer.diffusion.cp_size=2", "infer.diffusion.cfg_size=2"]}
+FIXED = ["infer.threads_per_rank=1", "infer.attention.ring_size=1"]
+
+
+def launch(ranks, *args, flags=(), env=None, program=PROGRAM):
+    return start([program, "launch", "--nproc-per-node", str(ranks), *flags, *args], env)
+
+
+def when_running(process):
+    """Reads stderr up to a step; returns what was read."""
+    read = ""
+    while not re.search("denoise +[0-9]+/", read):
+        line = process.stderr.readline()
+        assert line, f"ended with {process.wait()}:\n{read}"
+        read += line
+    return read
+
+
+def ranks_of(process):
+    """Process ids of the ranks below a launcher, in order."""
+    found, parents = [], {process.pid}
+    while parents:
+        listing = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", ",".join(map(str, parents))], capture_output=True, text=True).stdout
+        parents = set()
+        for line in listing.splitlines():
+            pid, words = line.split(None, 1)
+            parents.add(int(pid))
+            if words.startswith(f"{PROGRAM} run"):
+                found.append(int(pid))
+    return sorted(found)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+@pytest.mark.parametrize("version", ["4", "5"])
+def test_the_same_bits_as_under_mpirun(version, ranks):
+    env, program = None, PROGRAM
+    if version == "5":
+        if not Path(PROGRAM5).exists():
+            pytest.skip("built without Open MPI 5: build/venv-openmpi5 is missing")
+        env, program = {"PATH": f"{OPENMPI5}:{os.environ['PATH']}"}, PROGRAM5
+    write_config(".")
+    succeed(mpirun(ranks, ["run", "job.yaml", "output.directory=one", *SPLIT[ranks], *FIXED]))
+    succeed(finish(launch(ranks, "run", "job.yaml", *SPLIT[ranks], *FIXED, env=env, program=program), 60))
+    assert numpy.array_equal(latents(OUTPUT), latents("one/job"))
+
+
+def test_torchruns_variables():
+    write_config(".")
+    result = succeed(run(["launch", "run", "job.yaml"], env={"PET_NPROC_PER_NODE": "2", "PET_NNODES": "1:1"}))
+    assert "on 2 cpu ranks" in result.err
+
+
+def test_launch_starts_doctor():
+    result = run(["launch", "--nproc-per-node", "2", "doctor", "--seconds", "0.2"])
+    assert "2 ranks, as OMPI_COMM_WORLD_SIZE says" in result.out + result.err
+
+
+def test_output_files_a_rank():
+    write_config(".")
+    both = succeed(run(["launch", "--nproc-per-node", "2", "--tee", "0:3,1:3", "--log-dir", "logs", "--rdzv-id", "a", "run", "job.yaml"]))
+    assert "outputs/job/video.mp4" in both.out and "plan: " in both.err
+    directory = Path("logs/a/attempt_0")
+    assert (directory / "0/stdout.log").read_text() == "outputs/job/video.mp4\n"
+    assert "plan: " in (directory / "0/stderr.log").read_text() and (directory / "1/stderr.log").exists()
+
+    hidden = succeed(run(["launch", "--nproc-per-node", "2", "-r", "3", "run", "job.yaml", "output.overwrite=true"]))
+    assert hidden.out == "" and "plan: " not in hidden.err
+    assert "plan: " in Path("logs/none/attempt_0/0/stderr.log").read_text()
+
+
+def test_an_output_file_that_cannot_be_written():
+    write_config(".")
+    Path("logs").write_text("in the way")
+    result = run(["launch", "--nproc-per-node", "2", "--tee", "3", "run", "job.yaml"])
+    assert result.code == 74 and "set --log-dir" in result.err, result.err
+
+
+# ---- ends ----
+
+def test_a_rank_is_killed():
+    write_config(".", request=LONG)
+    process = launch(2, "run", "job.yaml")
+    when_running(process)
+    os.kill(ranks_of(process)[1], signal.SIGKILL)
+    result = finish(process, 60)
+    assert_fails(result, 137, "a rank was ended by signal 9 (Killed)")
+    assert_nothing_left("outputs")
+
+
+def test_a_restart_goes_on_with_what_is_missing():
+    write_config(".", requests=[{"id": "first"}, {"id": "long", "num_inference_steps": 300}])
+    process = launch(2, "run", "job.yaml", "infer.diffusion.cfg_size=2", flags=["--max-restarts", "2"])
+    when_running(process)
+    while "300" not in (line := process.stderr.readline()):  # the longest comes first
+        assert line
+    os.kill(ranks_of(process)[1], signal.SIGKILL)
+    result = finish(process, 120)
+    assert result.code == 0, result.err
+    assert "ended with 137; restart 1 of 2" in result.err
+    assert is_complete_video(OUTPUT / "first/video.mp4", 5) and is_complete_video(OUTPUT / "long/video.mp4", 5)
+
+
+def test_no_restart_for_mistakes():
+    write_config(".")
+    shutil.copytree(SOURCE / "examples/shapes", "model")
+    os.truncate("model/vae/diffusion_pytorch_model.safetensors", 100)
+    result = run(["launch", "--nproc-per-node", "2", "--max-restarts", "3", "run", "job.yaml", "model.path=model"])
+    assert result.code == 65 and "restart" not in result.err
+
+
+@pytest.mark.parametrize("killed", ["launcher", "mpirun"])
+def test_no_rank_outlives_its_launcher(killed):
+    write_config(".", request=LONG)
+    process = launch(2, "run", "job.yaml")
+    when_running(process)
+    ranks = ranks_of(process)
+    with open(f"/proc/{ranks[0]}/stat") as stat:
+        mpirun_pid = int(stat.read().rsplit(")", 1)[1].split()[1])
+    handles = [os.pidfd_open(rank) for rank in ranks]
+    os.kill(process.pid if killed == "launcher" else mpirun_pid, signal.SIGKILL)
+    for handle in handles:
+        assert select.select([handle], [], [], 20)[0], "a rank still runs"
+        os.close(handle)
+    assert finish(process, 60).code == 137
+
+
+def test_another_mpirun_first_on_the_path():
+    if not OPENMPI5.exists():
+        pytest.skip("build/venv-openmpi5 is missing")
+    write_config(".")
+    assert_fails(run(["launch", "--nproc-per-node", "2", "run", "job.yaml"], env={"PATH": f"{OPENMPI5}:{os.environ['PATH']}"}), 69,
+                 "is of Open MPI 5.0.11, and this program uses Open MPI v4", "first on PATH")
+
+
+def test_no_mpirun():
+    write_config(".")
+    assert_fails(run(["launch", "--nproc-per-node", "2", "run", "job.yaml"], env={"PATH": "/nowhere"}), 66, "mpirun is not on PATH")
+
+
+# ---- stopped in order ----
+
+STARTS = {
+    "launch": (lambda args: launch(2, *args), signal.SIGTERM),
+    "mpirun": (lambda args: start(["mpirun", "-n", "2", "--oversubscribe", "--bind-to", "none", PROGRAM, *args]), signal.SIGUSR1),
+    "alone": (lambda args: start([PROGRAM, *args]), signal.SIGTERM),
+    "threads": (lambda args: start([PROGRAM, *args, "infer.backend=threads", "infer.diffusion.cfg_size=2"]), signal.SIGUSR1),
+}
+
+
+@pytest.mark.parametrize("how", STARTS)
+def test_stopped_and_gone_on_with(how):
+    """75, and the second start takes up at the step: the same bits as without a stop."""
+    write_config(".", request={"num_inference_steps": 200})
+    args = ["run", "job.yaml", "infer.threads_per_rank=1", *([] if how == "alone" else SPLIT[2])]
+    starter, number = STARTS[how]
+    process = starter(args)
+    when_running(process)
+    process.send_signal(number)
+    stopped = finish(process, 60)
+    assert stopped.code == 75, stopped.err
+    assert stopped.err.count("FAILED") == 1 and "stopped by a signal" in stopped.err
+    assert not (OUTPUT / "video.mp4").exists() and list(OUTPUT.glob("resume-*.safetensors"))
+
+    second = succeed(finish(starter(args), 120))
+    step = int(re.search("goes on after step ([0-9]+) of 200", second.err).group(1))
+    assert step >= 1
+    assert not list(OUTPUT.glob("resume-*.safetensors"))
+    steps = [json.loads(line) for line in (OUTPUT / "metrics.jsonl").read_text().splitlines() if '"step"' in line]
+    assert len(steps) == 200 - step
+    succeed(finish(starter([*args, "output.directory=whole"]), 120))
+    assert numpy.array_equal(latents(OUTPUT), latents("whole/job"))
+
+
+def test_what_was_saved_is_for_the_same_request():
+    write_config(".", request={"num_inference_steps": 200})
+    process = start([PROGRAM, "run", "job.yaml"])
+    when_running(process)
+    process.send_signal(signal.SIGTERM)
+    assert finish(process, 60).code == 75
+    other = succeed(run(["run", "job.yaml", "request.seed=1", "request.num_inference_steps=2"]))
+    assert "goes on" not in other.err
+
+
+def test_what_was_saved_cannot_be_read():
+    write_config(".", request={"num_inference_steps": 30})
+    process = start([PROGRAM, "run", "job.yaml"])
+    when_running(process)
+    process.send_signal(signal.SIGTERM)
+    assert finish(process, 60).code == 75
+    (file,) = OUTPUT.glob("resume-*.safetensors")
+    os.truncate(file, 50)
+    result = succeed(run(["run", "job.yaml"]))
+    assert "starts anew" in result.err and file.name in result.err
+    assert (OUTPUT / "video.mp4").exists()
+
+
+def test_a_second_signal_does_not_wait():
+    write_config(".", request=LONG)
+    process = launch(2, "run", "job.yaml", flags=["--stop-grace", "60"])
+    when_running(process)
+    for rank in ranks_of(process):
+        os.kill(rank, signal.SIGSTOP)
+    process.send_signal(signal.SIGTERM)
+    while "stopping: the ranks have 60 s" not in (line := process.stderr.readline()):
+        assert line
+    process.send_signal(signal.SIGTERM)
+    result = finish(process, 30)
+    assert result.code == 143 and "FAILED: ended by Terminated" in result.err
+
+
+def test_the_grace_ends():
+    write_config(".", request=LONG)
+    process = launch(2, "run", "job.yaml", flags=["--stop-grace", "0.2"])
+    when_running(process)
+    for rank in ranks_of(process):
+        os.kill(rank, signal.SIGSTOP)
+    process.send_signal(signal.SIGTERM)
+    assert finish(process, 30).code == 143
