@@ -3,6 +3,7 @@
 #include <ATen/Parallel.h>
 
 #include "core/device.h"
+#include "core/error.h"
 #include "core/log.h"
 #include "core/phase.h"
 #include "launcher/ledger.h"
@@ -46,10 +47,23 @@ class Generator {
     WorkQueue queue(world_, order(), [this](int64_t item, const std::string& line) {
       ledger_->note(wanted_[size_t(item)], line);
     });
-    std::string report;
-    while (const auto item = next(queue, report)) report = make(wanted_[*item], texts);
-    world_.barrier();
+    std::string report, stop;
+    try {
+      while (const auto item = next(queue, report)) report = make(wanted_[*item], texts);
+    } catch (const Error& error) {
+      if (error.code() != ExitCode::stopped) throw;
+      stop = error.what();  // the queue must be there until the other replicas have stopped too
+    }
+    end_together(stop);
     if (ledger_) ledger_->close(queue.use(), plan_.mesh.dp);
+  }
+
+  // A stop of one replica is a stop of the job, when the others are at the same point.
+  void end_together(const std::string& stop) {
+    world_.barrier();
+    for (const std::string& each : gather_texts(world_, stop)) {
+      if (!each.empty()) throw Error(ExitCode::stopped, each);
+    }
   }
 
   // The first rank of a replica asks for it.

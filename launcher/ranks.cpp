@@ -8,6 +8,7 @@
 #include "core/cuda_module.h"
 #include "core/error.h"
 #include "core/host.h"
+#include "core/log.h"
 #include "core/pci.h"
 #include "parallel/comm/mpi_session.h"
 #include "parallel/comm/text.h"
@@ -33,6 +34,24 @@ void check_world_size(int size) {
            "left in the environment; start with the mpirun of {}, or unset {}",
            variable, value, size, size == 1 ? "" : "s", mpi_version(), variable);
     }
+  }
+}
+
+void check_rank(int rank, int local_rank) {
+  const LauncherEnvironment environment = launcher_environment();
+  for (const auto& [variable, value] : environment.ranks) {
+    if (value != rank) {
+      fail(ExitCode::disagree,
+           "{} is {} but this is MPI's rank {}: the launcher is of another MPI than this program; start with "
+           "the "
+           "mpirun of {}, or unset {}",
+           variable, value, rank, mpi_version(), variable);
+    }
+  }
+  for (const auto& [variable, value] : environment.local_ranks) {
+    if (value == local_rank) continue;
+    log::warning("{} is {} but MPI counts this as rank {} of its host; devices follow MPI", variable, value,
+                 local_rank);
   }
 }
 

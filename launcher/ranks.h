@@ -22,6 +22,10 @@ struct RankPlace {
 /// world size.
 void check_world_size(int size);
 
+/// Throws 76 where such a variable names another rank than MPI; warns where it names another local rank, by
+/// which devices are dealt out.
+void check_rank(int rank, int local_rank);
+
 /// Throws 76, with a table, where ranks run different versions of the engine or a library. Collective.
 void check_same_versions(const std::map<std::string, std::string>& mine, Communicator& world);
 

@@ -216,7 +216,10 @@ int run_under_mpi(const RunOptions& options) {
   set_phase("validation");
 
   Job job;
-  Failure failure = attempt([&] { check_world_size(world.size()); });
+  Failure failure = attempt([&] {
+    check_world_size(world.size());
+    check_rank(mpi.launcher_rank(), mpi.local_rank());
+  });
   if (const int code = settle(failure, world)) return code;
   failure = attempt([&] { check_same_versions(own_versions(), world); });
   if (const int code = settle(failure, world)) return code;

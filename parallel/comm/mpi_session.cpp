@@ -21,10 +21,12 @@ std::optional<int> number_in(const char* variable) {
 
 // Open MPI would end with a page of text, or start a world of one in each rank.
 void check_slurm_speaks_pmix() {
-  const bool step = std::getenv("SLURM_STEP_ID") && number_in("SLURM_NTASKS").value_or(1) > 1;
-  if (!step || std::getenv("OMPI_COMM_WORLD_SIZE") || std::getenv("PMIX_RANK")) return;
-  fail(ExitCode::unavailable,
-       "srun started these ranks without PMIx, so that MPI cannot connect them; add --mpi=pmix");
+  const int tasks = std::getenv("SLURM_STEP_ID") ? number_in("SLURM_NTASKS").value_or(1) : 1;
+  if (tasks == 1 || std::getenv("OMPI_COMM_WORLD_SIZE") || std::getenv("PMIX_RANK")) return;
+  fail(ExitCode::disagree,
+       "SLURM_NTASKS is {} but srun started without PMIx, so that each rank would be a world of its own; add "
+       "--mpi=pmix, or unset SLURM_STEP_ID where no srun is meant",
+       tasks);
 }
 
 }  // namespace
@@ -38,6 +40,14 @@ LauncherEnvironment launcher_environment() {
   for (const char* variable : {"OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS", "WORLD_SIZE"}) {
     if (std::string(variable) == "SLURM_NTASKS" && !slurm_step) continue;
     if (auto value = number_in(variable)) env.world_sizes.emplace_back(variable, *value);
+  }
+  for (const char* variable : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID"}) {
+    if (std::string(variable) == "SLURM_PROCID" && !slurm_step) continue;
+    if (auto value = number_in(variable)) env.ranks.emplace_back(variable, *value);
+  }
+  for (const char* variable : {"OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID"}) {
+    if (std::string(variable) == "SLURM_LOCALID" && !slurm_step) continue;
+    if (auto value = number_in(variable)) env.local_ranks.emplace_back(variable, *value);
   }
   env.launched = under_mpirun || std::getenv("PMIX_RANK") != nullptr || slurm_step;
   return env;
@@ -65,8 +75,8 @@ MpiSession::MpiSession() {
   MPI_Comm_size(local, &local_size_);
   // Ranks of a node follow each other, however the launcher dealt them out, so that the busiest exchanges
   // stay inside it: ordered by the first rank of their node, then as they were.
-  int first = 0;
-  MPI_Comm_rank(MPI_COMM_WORLD, &first);
+  MPI_Comm_rank(MPI_COMM_WORLD, &launcher_rank_);
+  int first = launcher_rank_;
   MPI_Bcast(&first, 1, MPI_INT, 0, local);
   MPI_Comm_free(&local);
   MPI_Comm ordered;

@@ -12,6 +12,8 @@ namespace frameshard {
 struct LauncherEnvironment {
   /// A world size and the variable that holds it ("OMPI_COMM_WORLD_SIZE"), for each one set.
   std::vector<std::pair<std::string, int>> world_sizes;
+  /// Likewise this process's rank, and its rank among those of its host.
+  std::vector<std::pair<std::string, int>> ranks, local_ranks;
   /// True under mpirun or srun: MPI must be started.
   bool launched = false;
 };
@@ -27,11 +29,12 @@ class MpiSession {
 
   /// All ranks, those of one node next to each other. Lives as long as the session.
   Communicator& world() { return *world_; }
-  int local_rank() const { return local_rank_; }  ///< among the ranks of this host
+  int launcher_rank() const { return launcher_rank_; }  ///< as MPI counted before the order by node
+  int local_rank() const { return local_rank_; }        ///< among the ranks of this host
   int local_size() const { return local_size_; }
 
  private:
-  int local_rank_ = 0, local_size_ = 1;
+  int launcher_rank_ = 0, local_rank_ = 0, local_size_ = 1;
   CommPtr world_;
 };
 

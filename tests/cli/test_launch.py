@@ -192,6 +192,21 @@ def test_stopped_and_gone_on_with(how):
     assert numpy.array_equal(latents(OUTPUT), latents("whole/job"))
 
 
+def test_two_replicas_stop_together():
+    """Each at its own step of its own video; one line says so, and both go on."""
+    write_config(".", requests=[{"id": "a", "num_inference_steps": 200}, {"id": "b", "num_inference_steps": 200, "seed": 1}])
+    args = ["run", "job.yaml", "infer.diffusion.dp_size=2"]
+    process = launch(2, *args)
+    when_running(process)
+    process.send_signal(signal.SIGTERM)
+    stopped = finish(process, 60)
+    assert stopped.code == 75 and stopped.err.count("FAILED") == 1, stopped.err
+    assert len(list(OUTPUT.glob("*/resume-*.safetensors"))) == 2
+    succeed(finish(launch(2, *args), 120))
+    done = [json.loads(line) for line in (OUTPUT / "results.jsonl").read_text().splitlines()]
+    assert sorted((line["id"], line["status"]) for line in done) == [("a", "done"), ("b", "done")]
+
+
 def test_what_was_saved_is_for_the_same_request():
     write_config(".", request={"num_inference_steps": 200})
     process = start([PROGRAM, "run", "job.yaml"])

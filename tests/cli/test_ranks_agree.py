@@ -89,8 +89,7 @@ def test_weights(change):
 
 # ---- the launcher says one thing and MPI another ----
 
-@pytest.mark.parametrize("env", [{"OMPI_COMM_WORLD_SIZE": "4"}, {"WORLD_SIZE": "4"}, {"WORLD_SIZE": "4", "RANK": "2"},
-                                 {"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_STEP_ID": "0"}],
+@pytest.mark.parametrize("env", [{"OMPI_COMM_WORLD_SIZE": "4"}, {"WORLD_SIZE": "4"}, {"WORLD_SIZE": "4", "RANK": "2"}],
                          ids=lambda env: " ".join(env))
 def test_launcher_counts_more_ranks(env):
     """Otherwise every process would make the whole video, and write it over the others'."""
@@ -102,6 +101,19 @@ def test_launcher_counts_more_ranks(env):
 def test_variable_of_another_launcher_under_mpirun():
     write_config(".")
     assert_fails(mpirun(2, ["run", "job.yaml"], env={"WORLD_SIZE": "8"}), 76, "WORLD_SIZE is 8 but MPI started 2 ranks")
+
+
+def test_srun_without_pmix():
+    write_config(".")
+    assert_fails(run(["run", "job.yaml"], env={"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_STEP_ID": "0"}), 76,
+                 "SLURM_NTASKS is 4", "add --mpi=pmix")
+    assert not os.path.isdir("outputs")
+
+
+def test_a_rank_of_another_launcher():
+    write_config(".")
+    command = ["mpirun", "-n", "2", "--oversubscribe", "env", "OMPI_COMM_WORLD_RANK=1", PROGRAM, "run", "job.yaml"]
+    assert_fails(finish(start(command), 60), 76, "OMPI_COMM_WORLD_RANK is 1 but this is MPI's rank 0")
 
 
 def test_batch_script_of_slurm_is_no_rank():

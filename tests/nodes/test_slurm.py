@@ -84,7 +84,7 @@ def test_ranks_without_pmix():
     """Each would be a world of its own, and all would end with 0."""
     write_config(".")
     result = finish(start(["srun", "--mpi=none", "-K1", "-N2", "-n2", PROGRAM, "run", "job.yaml"], CLUSTER), 60)
-    assert result.code == 69 and "add --mpi=pmix" in result.err, result.err
+    assert result.code == 76 and "add --mpi=pmix" in result.err, result.err
     assert_nothing_left("outputs")
 
 

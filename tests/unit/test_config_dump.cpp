@@ -218,6 +218,7 @@ TEST_CASE("all keys, so that a changed option is noticed") {
                                          "infer.backend",
                                          "infer.device",
                                          "infer.threads_per_rank",
+                                         "infer.pin_threads",
                                          "scheduler.flow_shift",
                                          "scheduler.solver",
                                          "scheduler.sigmas",
