@@ -39,7 +39,7 @@ PlanMachine planned_machine(const InferConfig& infer, const PlanOptions& options
 int plan_command(const std::string& config, const std::vector<std::string>& overrides,
                  const PlanOptions& options) {
   const PlanWorld world = plan_world(options);
-  const Job job = open_job(config, overrides);
+  const Job job = open_job(config, overrides, /*fail_fast=*/false);  // as `run` would go on
   const PlanMachine machine = planned_machine(job.config.infer, options, world);
   const ModelFacts facts = model_facts(job, machine.device);
   const RunPlan plan = make_plan(job.config, facts, machine);

@@ -1,0 +1,182 @@
+#include <chrono>
+#include <thread>
+
+#include <unistd.h>
+
+#include "core/cuda_module.h"
+#include "core/log.h"
+#include "core/phase.h"
+#include "launcher/commands/run_parts.h"
+#include "launcher/doctor/versions_check.h"
+#include "launcher/failure.h"
+#include "parallel/comm/mpi_session.h"
+#include "parallel/comm/text.h"
+
+namespace frameshard {
+namespace {
+
+// All ranks end with this code; one of them has said why.
+struct Ended {
+  int code;
+};
+
+// All ranks learn of every failure; the lowest rank that failed reports it, and all end with its code. Ending
+// at once would race with the launcher, which kills the others.
+template <class Action>
+void all_or_none(Communicator& world, Action action) {
+  Failure mine{.code = ExitCode::ok, .message = ""};
+  try {
+    action();
+  } catch (...) {
+    mine = current_failure();
+  }
+  const auto all = gather_texts(world, std::to_string(int(mine.code)));
+  const auto failed = std::find_if(all.begin(), all.end(), [](auto& code) { return code != "0"; });
+  if (failed == all.end()) return;
+  if (failed - all.begin() == world.rank()) {
+    log::print(fmt::format("FAILED at {}: {}\n", current_phase(), mine.message));
+  }
+  world.barrier();  // the message is out
+  throw Ended{std::stoi(*failed)};
+}
+
+std::string shared_token(Communicator& world) {
+  const auto now = std::chrono::system_clock::now().time_since_epoch().count();
+  return gather_texts(world, fmt::format("{}-{}", getpid(), now)).front();
+}
+
+// Equal configurations may lie in files of different names; the run has one directory.
+void use_first_ranks_name(Job& job, Communicator& world) {
+  job.config.name = gather_texts(world, job.config.name).front();
+  job.directory = std::filesystem::path(job.config.output.directory) / job.config.name;
+}
+
+// One look a host: hosts may have disks of their own, and what one of them has is there.
+std::vector<UnitState> survey_hosts(const Job& job, const RankPlace& place, Communicator& world) {
+  at::Tensor states = at::zeros({int64_t(job.units.size())}, at::kLong);
+  auto* state = states.data_ptr<int64_t>();
+  if (place.local_rank == 0) {
+    for (UnitState found : survey_outputs(job)) *state++ = int64_t(found);
+  }
+  world.all_reduce(states, ReduceOp::max);
+  const auto* all = states.data_ptr<int64_t>();
+  std::vector<UnitState> found;
+  for (size_t i = 0; i < job.units.size(); ++i) found.push_back(UnitState(all[i]));
+  return found;
+}
+
+[[noreturn]] void report_and_abort(const Job& job, const RankPlace& place, Communicator& world) {
+  const Failure failure = current_failure();
+  const FailureClaim claim(job.directory, job.failure_token);
+  if (claim.mine()) {
+    write_failure_file(job.directory, failure, world.rank(), current_phase());
+    const auto line =
+        failure_line(failure, world.rank(), world.size(), rank_device(job, place).str(), current_phase());
+    log::print(line + "\n");
+  }
+  // Ranks that fail in the same moment must find the claim, and the one that reports must not be killed
+  // meanwhile.
+  std::this_thread::sleep_for(std::chrono::milliseconds(claim.mine() ? 200 : 2000));
+  if (claim.mine()) claim.release();
+  abort_all_ranks(int(failure.code));
+}
+
+// All replicas save what they have, and end together.
+int end_stopped(const Error& stop, Communicator& world) {
+  const std::string phase = current_phase();
+  world.barrier();
+  if (world.rank() == 0) log::print(fmt::format("FAILED at {}: {}\n", phase, stop.what()));
+  world.barrier();
+  return int(ExitCode::stopped);
+}
+
+// What differs between hosts, and must be the same in the plan of all ranks: the least of each.
+struct CommonPlace {
+  bool own_gpu;
+  int ranks_per_node;
+};
+CommonPlace settle_place(RankPlace& place, const Job& job, Communicator& world) {
+  divide_cores(place, world);
+  at::Tensor least = at::tensor({int64_t(cuda() && place.local_size <= cuda()->device_count()),
+                                 int64_t(place.local_size), int64_t(place.cores)});
+  world.all_reduce(least, ReduceOp::min);
+  place.cores = least[2].item<int>();
+  if (!job.config.infer.pin_threads) place.own_cpus.clear();
+  return {.own_gpu = least[0].item<int64_t>() != 0, .ranks_per_node = least[1].item<int>()};
+}
+
+// A job that all ranks agree on.
+Job open_together(const RunOptions& options, const MpiSession& mpi, Communicator& world) {
+  Job job;
+  all_or_none(world, [&] {
+    check_world_size(world.size());
+    check_rank(mpi.launcher_rank(), mpi.local_rank());
+  });
+  all_or_none(world, [&] { check_same_versions(own_versions(), world); });
+  all_or_none(world, [&] { job = open_job(options.config, options.overrides, options.fail_fast); });
+  all_or_none(world, [&] {
+    check_agreement(job, world);
+    check_same_options(options.observe, world);
+  });
+  use_first_ranks_name(job, world);
+  job.failure_token = shared_token(world);
+  return job;
+}
+
+// Throws Ended when the job was stopped; every other failure ends the process here.
+Generated generate_together(const RunOptions& options, const Job& job, const RunPlan& plan,
+                            const RankPlace& place, Communicator& world, std::unique_ptr<Exporter> exporter) {
+  ModelCache models;
+  std::optional<Observer> observer;
+  try {
+    observer.emplace(world, options.observe, observed(job, place, plan, world.rank()), std::move(exporter));
+    Generated made = generate(job, plan, place, world, {models, *observer});
+    world.barrier();
+    return made;
+  } catch (const Error& error) {
+    if (error.code() != ExitCode::stopped) report_and_abort(job, place, world);
+    observer.reset();
+    throw Ended{end_stopped(error, world)};
+  } catch (...) {
+    report_and_abort(job, place, world);
+  }
+}
+
+int run_rank(const RunOptions& options, MpiSession& mpi) {
+  Communicator& world = mpi.world();
+  Job job = open_together(options, mpi, world);
+  RankPlace place{.local_rank = mpi.local_rank(), .local_size = mpi.local_size(), .under_mpi = true};
+  const CommonPlace common = settle_place(place, job, world);
+  job.found = survey_hosts(job, place, world);
+  RunPlan plan;
+  std::unique_ptr<Exporter> exporter;
+  all_or_none(world, [&] {
+    plan = plan_job(job, place, world.size(), common.ranks_per_node, common.own_gpu);
+    if (world.rank() != 0) return;
+    prepare_outputs(job);
+    exporter = exporter_of(options.observe);
+  });
+  print_plan(plan, job, world.rank());
+  const Generated made = generate_together(options, job, plan, place, world, std::move(exporter));
+  print_videos(made);
+  // Nobody ends with a code, and has the others killed, before all is out.
+  world.barrier();
+  if (world.rank() == 0) print_failures(made);
+  world.barrier();
+  return int(made.code);
+}
+
+}  // namespace
+
+int run_under_mpi(const RunOptions& options) {
+  MpiSession mpi;
+  log::set_rank(mpi.world().rank(), mpi.world().size());
+  set_phase("validation");
+  try {
+    return run_rank(options, mpi);
+  } catch (const Ended& ended) {
+    return ended.code;
+  }
+}
+
+}  // namespace frameshard

@@ -1,0 +1,28 @@
+// What both forms of `run` do: alone (run.cpp) and as one of several processes (run_mpi.cpp).
+#pragma once
+
+#include <memory>
+
+#include "launcher/commands/commands.h"
+#include "launcher/generate.h"
+
+namespace frameshard {
+
+/// The paths of the videos on stdout, and nothing else.
+void print_videos(const Generated& made);
+/// The last line, where videos of a list failed.
+void print_failures(const Generated& made);
+
+RunPlan plan_job(const Job& job, const RankPlace& place, int world, int ranks_per_node, bool own_gpu);
+/// Rank 0 prints it.
+void print_plan(const RunPlan& plan, const Job& job, int rank);
+
+at::Device rank_device(const Job& job, const RankPlace& place);
+ObservedRank observed(const Job& job, const RankPlace& place, const RunPlan& plan, int rank);
+/// Null where --prometheus is not given.
+std::unique_ptr<Exporter> exporter_of(const ObserveOptions& options);
+
+/// One rank of several processes, under mpirun or srun.
+int run_under_mpi(const RunOptions& options);
+
+}  // namespace frameshard
