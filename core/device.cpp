@@ -43,6 +43,13 @@ void use_device(const at::Device& device) {
   cuda()->set_device(device.index());
 }
 
+int64_t total_memory(const at::Device& device) {
+  if (!device.is_cuda()) return host_memory_bytes();
+  int64_t free_bytes = 0, total_bytes = 0;
+  cuda()->memory(device.index(), &free_bytes, &total_bytes);
+  return total_bytes;
+}
+
 void synchronize(const at::Device& device) {
   if (device.is_cuda()) cuda()->synchronize(device.index());
 }

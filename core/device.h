@@ -30,6 +30,8 @@ at::ScalarType resolve_dtype(const std::string& wanted, const at::Device& device
 /// Makes a device this thread's, and starts CUDA where it is a GPU: memory can be asked about from then on.
 void use_device(const at::Device& device);
 
+/// All memory of a GPU, or of this host (core/host.h).
+int64_t total_memory(const at::Device& device);
 /// Waits until the device has done its work; nothing to wait for on a CPU.
 void synchronize(const at::Device& device);
 /// The memory taken now, in bytes: allocated on a GPU, resident on a CPU.

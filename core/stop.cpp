@@ -1,8 +1,6 @@
 #include "core/stop.h"
 
 #include <csignal>
-#include <initializer_list>
-#include <initializer_list>
 
 namespace frameshard {
 namespace {
@@ -15,7 +13,9 @@ void stop_on_signals() {
   struct sigaction action {};
   action.sa_handler = [](int) { requested = 1; };
   action.sa_flags = SA_RESTART;
-  for (const int signal : {SIGTERM, SIGUSR1}) sigaction(signal, &action, nullptr);
+  sigaction(SIGUSR1, &action, nullptr);
+  action.sa_flags |= int(SA_RESETHAND);
+  sigaction(SIGTERM, &action, nullptr);
 }
 
 bool stop_requested() {

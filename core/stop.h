@@ -3,7 +3,8 @@
 
 namespace frameshard {
 
-/// From now on SIGTERM and SIGUSR1 ask this process to stop instead of ending it.
+/// From now on SIGTERM and SIGUSR1 ask this process to stop instead of ending it; a
+/// second SIGTERM ends it.
 void stop_on_signals();
 /// True once one of them has come.
 bool stop_requested();

@@ -69,13 +69,16 @@ class Generator {
   // The first rank of a replica asks for it.
   std::optional<size_t> next(WorkQueue& queue, const std::string& report) {
     set_phase("queue");
-    if (maker_.asked_to_stop()) maker_.fail_stopped();
     constexpr int64_t nothing = -1;
     at::Tensor item = at::full({1}, nothing, at::kLong);
     if (maker_.mesh().replica().rank() == 0) item.fill_(queue.next(report).value_or(nothing));
     maker_.mesh().replica().broadcast(item, 0);
     const auto index = item.item<int64_t>();
-    return index == nothing ? std::nullopt : std::optional(size_t(index));
+    if (index == nothing) return std::nullopt;
+    // Asked when the last video is noted and there is another: a job whose work is done is not stopped any
+    // more.
+    if (maker_.asked_to_stop()) maker_.fail_stopped();
+    return size_t(index);
   }
 
   // Returns the line for results.jsonl.

@@ -37,6 +37,8 @@ struct Job {
   std::string failure_token;        ///< the same on every rank
 
   bool is_list() const { return !config.requests.empty(); }
+  /// Of several videos, those that are complete are kept, and a run makes the others.
+  bool keeps_complete() const { return is_list() || units.size() > 1; }
   /// A video that fails does not end the job.
   bool goes_on() const { return is_list() && !fail_fast; }
   /// True for a unit that is still to be made.

@@ -7,8 +7,8 @@
 namespace frameshard {
 
 Ledger::Ledger(const Job& job) : job_(job) {
-  if (!job.is_list()) return;
   announce();
+  if (!job.is_list()) return;
   manifest_.emplace(job);
   for (size_t i = 0; i < job.units.size(); ++i) {
     const auto fault = job.faults.find(job.units[i].request);

@@ -97,7 +97,7 @@ std::vector<UnitState> survey_outputs(const Job& job) {
   std::vector<UnitState> found;
   for (const Unit& unit : job.units) {
     const bool looked_at =
-        job.is_list() && !job.config.output.overwrite && !job.faults.contains(unit.request);
+        job.keeps_complete() && !job.config.output.overwrite && !job.faults.contains(unit.request);
     found.push_back(looked_at ? state_of(job, unit) : UnitState::missing);
   }
   return found;
@@ -112,7 +112,7 @@ void prepare_outputs(const Job& job) {
     if (!job.wanted(i)) continue;
     const Unit& unit = job.units[i];
     const auto directory = job.unit_directory(unit);
-    if (keeps && !job.is_list()) refuse_complete(directory);
+    if (keeps && !job.keeps_complete()) refuse_complete(directory);
     prepare_output_directory(directory);
     const RequestConfig& request = job.requests[unit.request];
     if (checked.insert({request.width, request.height}).second) {

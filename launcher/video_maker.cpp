@@ -65,7 +65,10 @@ std::optional<Failure> VideoMaker::make(const Unit& unit, const Conditioning& te
   Stopwatch watch;
   at::Tensor latents;
   // Every rank of the replica has the same latents after each step, so all of them fail, or none.
-  if (auto failure = attempt(job_, [&] { latents = denoise(unit, text); })) return failure;
+  if (auto failure = attempt(job_, [&] { latents = denoise(unit, text); })) {
+    if (first()) resume_file(unit).remove();  // it leads to the same end
+    return failure;
+  }
   synchronize(device_);
   metrics_.denoise_seconds = watch.lap();
   metrics_.denoise_peak_bytes = take_peak();

@@ -1,6 +1,7 @@
 #include <csignal>
 #include <cstring>
 #include <filesystem>
+#include <numeric>
 
 #include <CLI/CLI.hpp>
 
@@ -56,11 +57,11 @@ void check_plan(const Job& job, int world, int ranks_per_node) {
   const bool own_gpu = cuda() && ranks_per_node <= cuda()->device_count();
   const PlanMachine machine = describe_machine(job, place, world, ranks_per_node, own_gpu);
   make_plan(job.config, model_facts(job, machine.device), machine);
-  prepare_outputs(job);
 }
 
 NodeFacts describe_node(const LaunchOptions& options, const OpenMpi& mpi) {
-  NodeFacts facts{.rank = options.node_rank,
+  NodeFacts facts{.id = options.rdzv_id,
+                  .rank = options.node_rank,
                   .nodes = options.nodes,
                   .ranks = count_ranks(options.nproc_per_node),
                   .host = host_name(),
@@ -86,15 +87,18 @@ void check_same_mpi(const OpenMpi& mpi) {
 int launch_as_master(const LaunchOptions& options, const OpenMpi& mpi, SignalPipe& signals) {
   const auto job = read_job(options.program);
   const NodeFacts mine = describe_node(options, mpi);
+  if (options.nodes == 1 && job) check_plan(*job, mine.ranks, mine.ranks);
+  // Before the others come: it may look at many videos of an earlier run.
+  if (job) prepare_outputs(*job);
   std::vector<JoinedNode> nodes;
   if (options.nodes > 1) nodes = wait_for_nodes(options, mine, job_token(options, signals), signals);
   try {
-    int world = mine.ranks, least = mine.ranks;
+    int world = mine.ranks, common = mine.ranks;
     for (const JoinedNode& node : nodes) {
       world += node.facts.ranks;
-      least = std::min(least, node.facts.ranks);
+      common = std::gcd(common, node.facts.ranks);
     }
-    if (job) check_plan(*job, world, least);
+    if (job && !nodes.empty()) check_plan(*job, world, common);
     return run_job({.options = options, .mpi = mpi, .mine = mine}, nodes, signals);
   } catch (const Error& error) {
     send_end(nodes, int(error.code()), error.what());

@@ -1,4 +1,5 @@
 #include "core/cuda_module.h"
+#include "core/device.h"
 #include "core/error.h"
 #include "core/host.h"
 #include "launcher/commands/commands.h"
@@ -13,10 +14,8 @@ namespace {
 // Of the named device; of what is here, where no particular one is named.
 int64_t memory_of(const DeviceKind& kind) {
   if (kind.memory_bytes > 0) return kind.memory_bytes;
-  if (kind.type == "cpu") return host_memory_bytes();
-  int64_t free_bytes = 0, total_bytes = 0;
-  if (cuda()) cuda()->memory(0, &free_bytes, &total_bytes);
-  return total_bytes;
+  if (kind.type == "cpu") return total_memory(at::Device(at::kCPU));
+  return cuda() ? total_memory(at::Device(at::kCUDA, 0)) : 0;
 }
 
 PlanMachine planned_machine(const InferConfig& infer, const PlanOptions& options, const PlanWorld& world) {

@@ -47,6 +47,12 @@ Generated generate_or_report(const Job& job, const RunPlan& plan, const RankPlac
   }
 }
 
+RunPlan plan_job(const Job& job, const RankPlace& place, int ranks) {
+  const bool own_gpu = cuda() && ranks <= cuda()->device_count();
+  const PlanMachine machine = describe_machine(job, place, ranks, ranks, own_gpu);
+  return make_plan(job.config, model_facts(job, machine.device), machine);
+}
+
 int run_alone(const RunOptions& options) {
   set_phase("validation");
   check_world_size(1);
@@ -54,7 +60,7 @@ int run_alone(const RunOptions& options) {
   const int ranks = ranks_alone(job);
   const CommPtr self = make_self_communicator("world");
   RankPlace place{.local_size = ranks, .cores = std::max(1, allowed_cores() / ranks)};
-  const RunPlan plan = plan_job(job, place, ranks, ranks, cuda() && ranks <= cuda()->device_count());
+  const RunPlan plan = plan_job(job, place, ranks);
   job.found = survey_outputs(job);
   prepare_outputs(job);
   print_plan(plan, job, 0);

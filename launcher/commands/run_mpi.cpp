@@ -1,4 +1,5 @@
 #include <chrono>
+#include <numeric>
 #include <thread>
 
 #include <unistd.h>
@@ -54,10 +55,11 @@ void use_first_ranks_name(Job& job, Communicator& world) {
 // One look a host: hosts may have disks of their own, and what one of them has is there.
 std::vector<UnitState> survey_hosts(const Job& job, const RankPlace& place, Communicator& world) {
   at::Tensor states = at::zeros({int64_t(job.units.size())}, at::kLong);
-  auto* state = states.data_ptr<int64_t>();
-  if (place.local_rank == 0) {
+  all_or_none(world, [&] {
+    auto* state = states.data_ptr<int64_t>();
+    if (place.local_rank != 0) return;
     for (UnitState found : survey_outputs(job)) *state++ = int64_t(found);
-  }
+  });
   world.all_reduce(states, ReduceOp::max);
   const auto* all = states.data_ptr<int64_t>();
   std::vector<UnitState> found;
@@ -90,19 +92,26 @@ int end_stopped(const Error& stop, Communicator& world) {
   return int(ExitCode::stopped);
 }
 
-// What differs between hosts, and must be the same in the plan of all ranks: the least of each.
-struct CommonPlace {
-  bool own_gpu;
-  int ranks_per_node;
-};
-CommonPlace settle_place(RankPlace& place, const Job& job, Communicator& world) {
+// What differs between hosts, and must be the same in the plan of all ranks.
+PlanMachine describe_together(Job& job, RankPlace& place, Communicator& world) {
   divide_cores(place, world);
-  at::Tensor least = at::tensor({int64_t(cuda() && place.local_size <= cuda()->device_count()),
-                                 int64_t(place.local_size), int64_t(place.cores)});
-  world.all_reduce(least, ReduceOp::min);
-  place.cores = least[2].item<int>();
   if (!job.config.infer.pin_threads) place.own_cpus.clear();
-  return {.own_gpu = least[0].item<int64_t>() != 0, .ranks_per_node = least[1].item<int>()};
+  at::Tensor own_gpu =
+      at::full({1}, int64_t(cuda() && place.local_size <= cuda()->device_count()), at::kLong);
+  world.all_reduce(own_gpu, ReduceOp::min);
+  PlanMachine machine;
+  all_or_none(world, [&] {
+    machine = describe_machine(job, place, world.size(), place.local_size, own_gpu.item<int64_t>() != 0);
+  });
+  // Where nodes have unequal numbers of ranks, groups of their common divisor lie inside them.
+  for (const auto& numbers : gather_numbers(
+           world,
+           {double(place.local_size), double(machine.threads_per_rank), double(machine.memory_bytes)})) {
+    machine.ranks_per_node = std::gcd(machine.ranks_per_node, int(numbers[0]));
+    machine.threads_per_rank = std::min(machine.threads_per_rank, int(numbers[1]));
+    machine.memory_bytes = std::min(machine.memory_bytes, int64_t(numbers[2]));
+  }
+  return machine;
 }
 
 // A job that all ranks agree on.
@@ -146,12 +155,12 @@ int run_rank(const RunOptions& options, MpiSession& mpi) {
   Communicator& world = mpi.world();
   Job job = open_together(options, mpi, world);
   RankPlace place{.local_rank = mpi.local_rank(), .local_size = mpi.local_size(), .under_mpi = true};
-  const CommonPlace common = settle_place(place, job, world);
+  const PlanMachine machine = describe_together(job, place, world);
   job.found = survey_hosts(job, place, world);
   RunPlan plan;
   std::unique_ptr<Exporter> exporter;
   all_or_none(world, [&] {
-    plan = plan_job(job, place, world.size(), common.ranks_per_node, common.own_gpu);
+    plan = make_plan(job.config, model_facts(job, machine.device), machine);
     if (world.rank() != 0) return;
     prepare_outputs(job);
     exporter = exporter_of(options.observe);

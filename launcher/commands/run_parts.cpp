@@ -17,11 +17,6 @@ void print_failures(const Generated& made) {
   if (!made.failures.empty()) log::print(fmt::format("FAILED: {}\n", made.failures));
 }
 
-RunPlan plan_job(const Job& job, const RankPlace& place, int world, int ranks_per_node, bool own_gpu) {
-  const PlanMachine machine = describe_machine(job, place, world, ranks_per_node, own_gpu);
-  return make_plan(job.config, model_facts(job, machine.device), machine);
-}
-
 void print_plan(const RunPlan& plan, const Job& job, int rank) {
   if (rank != 0) return;
   log::info("{}", describe(plan, model_facts(job, plan.machine.device)));

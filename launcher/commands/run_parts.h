@@ -13,7 +13,6 @@ void print_videos(const Generated& made);
 /// The last line, where videos of a list failed.
 void print_failures(const Generated& made);
 
-RunPlan plan_job(const Job& job, const RankPlace& place, int world, int ranks_per_node, bool own_gpu);
 /// Rank 0 prints it.
 void print_plan(const RunPlan& plan, const Job& job, int rank);
 

@@ -34,6 +34,10 @@ double Link::silent_seconds() const {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - heard_).count();
 }
 
+double Link::age_seconds() const {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - made_).count();
+}
+
 void Link::write_all(std::string_view bytes) {
   while (!bytes.empty()) {
     const ssize_t count = ::send(socket_.descriptor(), bytes.data(), bytes.size(), MSG_NOSIGNAL);
@@ -60,6 +64,17 @@ void Link::send(const Json& message) {
   const std::string text = message.dump(-1, ' ', false, Json::error_handler_t::replace);
   require(text.size() + signature_size <= most_bytes, "a message of {} bytes to {}", text.size(), peer_);
   send_frame(frame_signature(side_, sent_++, text) + text);
+}
+
+void Link::close_gently() {
+  shutdown(socket_.descriptor(), SHUT_WR);
+  const auto limit = std::chrono::steady_clock::now() + std::chrono::seconds(2);
+  while (!ended_ && std::chrono::steady_clock::now() < limit) {
+    pollfd waiting{.fd = socket_.descriptor(), .events = POLLIN, .revents = 0};
+    poll(&waiting, 1, 100);
+    inbox_.clear();
+    read_available();
+  }
 }
 
 std::string Link::frame_signature(Side from, uint64_t number, std::string_view text) const {

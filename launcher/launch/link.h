@@ -41,12 +41,17 @@ class Link {
   /// Only when proved(). Throws LinkLost.
   void send(const Json& message);
 
+  /// Sends nothing more, and reads until the other side has closed, at most 2 s: closing with unread messages
+  /// would take back what was sent last.
+  void close_gently();
+
   bool proved() const { return state_ == State::proved; }
   const Socket& socket() const { return socket_; }
   const std::string& peer() const { return peer_; }
   void rename(std::string peer) { peer_ = std::move(peer); }
-  /// Seconds since anything came.
+  /// Seconds since anything came, and since the connection was made.
   double silent_seconds() const;
+  double age_seconds() const;
 
  private:
   enum class State { awaiting_challenge, awaiting_proof, awaiting_welcome, proved };
@@ -69,7 +74,7 @@ class Link {
   State state_;
   bool ended_ = false;
   uint64_t sent_ = 0, received_ = 0;
-  std::chrono::steady_clock::time_point heard_ = std::chrono::steady_clock::now();
+  std::chrono::steady_clock::time_point made_ = std::chrono::steady_clock::now(), heard_ = made_;
 };
 
 }  // namespace frameshard

@@ -54,7 +54,7 @@ class Attempt {
         ready_(nodes.size(), false) {}
 
   int run() {
-    tell_nodes({{"prepare", id_}, {"attempt", number_}});
+    tell_nodes({{"prepare", id_}, {"attempt", number_}, {"address", settings_.mine.address}});
     agents_ = listen_on_path((space_.scratch() / "agent.sock").string());
     while (!all_ready() && !failure_ && stop_signal_ == 0) step();
     if (all_ready() && !failure_ && stop_signal_ == 0) {
@@ -198,15 +198,18 @@ class Attempt {
         for (const Json& message : nodes_[i].link->receive()) hear(i, message);
       } catch (const LinkLost& lost) {
         lose(i, lost.what());
+      } catch (const Json::exception& error) {
+        lose(i, fmt::format("a message cannot be read: {}", error.what()));
       }
     }
   }
 
   void hear(size_t node, const Json& message) {
     if (message.contains("ready")) ready_[node] = true;
-    if (message.contains("stop")) stop(message.value("stop", SIGTERM));
+    if (message.contains("stop")) stop(message.at("stop") == SIGTERM ? SIGTERM : SIGINT);
     if (message.contains("failed")) {
-      give_up(message.value("failed", int(ExitCode::unavailable)),
+      const int code = message.at("failed");
+      give_up(code > 0 && code < 128 ? code : int(ExitCode::unavailable),
               fmt::format("{}: {}", nodes_[node].link->peer(), message.value("message", "")));
     }
     if (!message.contains("daemon_exit")) return;
@@ -324,8 +327,9 @@ Environment rank_environment(const LaunchOptions& options, int attempt) {
         changes.emplace_back(name, "");
     }
   }
-  for (const char* name : {"WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE"})
+  for (const char* name : {"WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "FRAMESHARD_TOKEN"}) {
     changes.emplace_back(name, "");
+  }
   // Each node's ranks start where its launcher was started; mpirun would take node 0's directory everywhere.
   changes.emplace_back("FRAMESHARD_DIRECTORY", std::filesystem::current_path().string());
   if (!options.log_dir.empty()) {

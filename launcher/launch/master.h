@@ -27,7 +27,4 @@ bool worth_a_restart(int exit_code);
 /// inherited from an outer launcher.
 Environment rank_environment(const LaunchOptions& options, int attempt);
 
-/// A node that has said nothing for so long is lost; each says something every second.
-constexpr double silence_limit_seconds = 10;
-
 }  // namespace frameshard

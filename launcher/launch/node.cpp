@@ -26,8 +26,9 @@ class NodeService {
     try {
       while (!end_) step();
     } catch (const LinkLost& lost) {
-      log::print(fmt::format("FAILED: lost node 0: {}\n", lost.what()));
-      end_ = int(ExitCode::unavailable);
+      hear_last_words();
+      if (!end_) log::print(fmt::format("FAILED: lost node 0: {}\n", lost.what()));
+      end_ = end_.value_or(int(ExitCode::unavailable));
     }
     end_descendants(2);
     return *end_;
@@ -50,6 +51,14 @@ class NodeService {
     if (Clock::now() < next_beat_) return;
     next_beat_ = Clock::now() + std::chrono::seconds(1);
     if (!end_) master_.send({{"beat", 0}});
+  }
+
+  // A message to node 0 that fails may have crossed its end of the job.
+  void hear_last_words() {
+    try {
+      for (const Json& message : master_.receive()) hear(message);
+    } catch (const LinkLost&) {
+    }
   }
 
   // Node 0 ends the whole job; a second signal does not wait for it.
@@ -95,14 +104,15 @@ class NodeService {
     require(id.size() == 16 && id.find_first_not_of("0123456789abcdef") == std::string::npos,
             "the job's id is \"{}\"", id);
     attempt_ = message.at("attempt");
+    master_address_ = message.at("address");
     space_.emplace(id);
     master_.send({{"ready", id}});
   }
 
   void start_daemon(const std::vector<std::string>& words) {
     require(space_ && daemon_ < 0, "a daemon was asked for out of turn");
-    daemon_ = start_process(daemon_command(mpi_, words, resolve(options_.master_addr)),
-                            rank_environment(options_, attempt_));
+    daemon_ =
+        start_process(daemon_command(mpi_, words, master_address_), rank_environment(options_, attempt_));
   }
 
   void cancel() {
@@ -124,6 +134,7 @@ class NodeService {
   std::optional<JobSpace> space_;
   pid_t daemon_ = -1;
   int attempt_ = 0;
+  std::string master_address_;  // for MPI; --master-addr is the rendezvous's
   bool asked_to_stop_ = false;
   std::optional<int> end_;
   Clock::time_point next_beat_ = Clock::now(), next_line_ = Clock::now() + std::chrono::seconds(10);

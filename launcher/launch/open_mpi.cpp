@@ -1,5 +1,6 @@
 #include "launcher/launch/open_mpi.h"
 
+#include <algorithm>
 #include <regex>
 
 #include <fmt/format.h>
@@ -43,12 +44,48 @@ void check_daemon_word(const std::string& text) {
   }
 }
 
-// Parameters that could make a daemon run something else.
-bool runs_programs(const std::string& key) {
-  for (const char* part : {"agent", "component_path", "wrapper", "debugger", "exec_", "prefix_cmd"}) {
-    if (key.find(part) != std::string::npos) return key != "orte_execute_quiet";
+// Parameters of daemons and of MPI that a job may bring along, by the beginnings of their names. None of them
+// names a program or a file to be read, which a daemon would run or believe.
+bool is_harmless(const std::string& key) {
+  static constexpr const char* beginnings[] = {"PREFIXES",
+                                               "btl",
+                                               "coll",
+                                               "ess",
+                                               "grpcomm",
+                                               "hwloc_",
+                                               "if_",
+                                               "mpi_",
+                                               "mtl",
+                                               "odls_base_sigkill_timeout",
+                                               "oob",
+                                               "op",
+                                               "orte_base_help_aggregate",
+                                               "orte_execute_quiet",
+                                               "orte_hnp_uri",
+                                               "orte_leave_session_attached",
+                                               "orte_node_regex",
+                                               "orte_parent_uri",
+                                               "orte_tmpdir_base",
+                                               "osc",
+                                               "plm",
+                                               "pmix",
+                                               "pml",
+                                               "prte_base_help_aggregate",
+                                               "prte_hnp_uri",
+                                               "prte_if_include",
+                                               "prte_parent_uri",
+                                               "prte_tmpdir_base",
+                                               "ras",
+                                               "rmaps_",
+                                               "rml",
+                                               "routed",
+                                               "topo",
+                                               "ucx_"};
+  for (const char* part : {"agent", "path", "file", "exec", "program"}) {
+    if (key.find(part) != std::string::npos && key != "orte_execute_quiet") return false;
   }
-  return false;
+  return std::any_of(std::begin(beginnings), std::end(beginnings),
+                     [&](auto* each) { return key.starts_with(each); });
 }
 
 bool is_our_agent(const std::string& key) {
@@ -141,8 +178,12 @@ std::vector<std::string> daemon_command(const OpenMpi& mpi, const std::vector<st
       const std::string key = words[i + 1], value = unquoted(words[i + 2]);
       i += 2;
       if (is_our_agent(key)) continue;
-      if (runs_programs(key))
-        fail(ExitCode::refused, "the master sets {}, which could start other programs", key);
+      if (!is_harmless(key)) {
+        fail(ExitCode::refused,
+             "the master sets the parameter {}, which is not among those that are allowed; unset OMPI_MCA_{} "
+             "on node 0",
+             key, key);
+      }
       check_master(key, value, master_address);
       has_master |= key.ends_with("hnp_uri");
       command.insert(command.end(), {word, key, value});

@@ -105,7 +105,7 @@ void add_launch_options(CLI::App& command, LaunchOptions& options) {
     return command.add_option(spellings, value, help)->envname(variable);
   };
   add("nproc-per-node", options.nproc_per_node,
-      "ranks of this node: a number, auto (GPUs, else cores), gpu, cpu")
+      "ranks of this node: a number, auto (GPUs, else 2 to 8 cores), gpu, cpu")
       ->capture_default_str();
   add("nnodes", options.nnodes, "nodes of the job; this command is started on each")->capture_default_str();
   add("node-rank", options.node_rank, "this node's number, 0 to nnodes-1")->check(CLI::Range(0, 65535));
@@ -124,7 +124,8 @@ void add_launch_options(CLI::App& command, LaunchOptions& options) {
   command.add_flag("--standalone", options.standalone, "one node (the default)");
   add("token-file", options.token_file,
       "secret that all nodes share, mode 0600 (FRAMESHARD_TOKEN, else ~/.config/frameshard/token)");
-  add("max-restarts", options.max_restarts, "start again after a lost rank or node, at most so often")
+  add("max-restarts", options.max_restarts,
+      "start the ranks again after one of them was lost, at most so often")
       ->check(CLI::Range(0, 1000))
       ->capture_default_str();
   add("stop-grace", options.stop_grace, "seconds that ranks have to stop in order after SIGTERM")

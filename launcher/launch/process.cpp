@@ -89,15 +89,11 @@ pid_t start_process(const std::vector<std::string>& command, const Environment& 
     for (const int signal : piped_signals) std::signal(signal, SIG_DFL);
     std::signal(SIGPIPE, SIG_DFL);
     execve(arguments[0], arguments.data(), environment.data());
+    dprintf(STDERR_FILENO, "FAILED: %s cannot be started: %s\n", arguments[0], std::strerror(errno));
     _exit(int(ExitCode::unavailable));
   }
   close(null);
   return child;
-}
-
-std::string describe_status(int status) {
-  if (!WIFSIGNALED(status)) return fmt::format("exited with {}", WEXITSTATUS(status));
-  return fmt::format("was killed by signal {} ({})", WTERMSIG(status), strsignal(WTERMSIG(status)));
 }
 
 int exit_code_of(int status) {

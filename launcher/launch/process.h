@@ -12,11 +12,9 @@ namespace frameshard {
 using Environment = std::vector<std::pair<std::string, std::string>>;  ///< changes: an empty value unsets
 
 /// Starts a program in a process group of its own, with stdin closed; it gets SIGTERM when this thread's
-/// process dies. 69 where it cannot be started.
+/// process dies. 69 where it cannot be started (a program that is not there: as its exit code, with a line).
 pid_t start_process(const std::vector<std::string>& command, const Environment& changes);
 
-/// "exited with 3", "killed by signal 9 (Killed)"
-std::string describe_status(int wait_status);
 /// The exit code that a shell would show: 128+n for signal n.
 int exit_code_of(int wait_status);
 

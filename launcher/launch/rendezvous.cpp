@@ -109,11 +109,12 @@ class Reception {
     return fmt::format("node{} {}", ranks.size() == 1 ? "" : "s", fmt::join(ranks, ", "));
   }
 
+  // Where strangers keep all places, the one that has had its place longest gives it up.
   void greet() {
     std::string peer;
-    while (newcomers_.size() < most_strangers) {
-      Socket connection = accept_from(listener_, &peer);
-      if (!connection.open()) return;
+    for (Socket connection = accept_from(listener_, &peer); connection.open();
+         connection = accept_from(listener_, &peer)) {
+      if (newcomers_.size() == most_strangers) newcomers_.erase(newcomers_.begin());
       try {
         newcomers_.push_back(std::make_unique<Link>(std::move(connection), Link::Side::master, token_, peer));
       } catch (const LinkLost&) {  // gone again
@@ -129,8 +130,8 @@ class Reception {
         admit(std::move(link), node_facts(message["join"]));
         return true;
       }
-      if (link->silent_seconds() < handshake_seconds) return false;
-      log::warning("a connection from {} said nothing and was closed", link->peer());
+      if (link->age_seconds() < handshake_seconds) return false;
+      log::warning("a connection from {} did not join and was closed", link->peer());
     } catch (const TokenRefused& refused) {
       log::warning("a connection was refused: {}", refused.what());
     } catch (const LinkLost& lost) {
@@ -140,6 +141,14 @@ class Reception {
   }
 
   void admit(std::unique_ptr<Link> link, const NodeFacts& facts) {
+    if (facts.id != mine_.id) {
+      log::warning("host {} waits for the job \"{}\" and was sent away", facts.host, facts.id);
+      link->send(
+          {{"end", int(ExitCode::config)},
+           {"message", fmt::format("this is the job \"{}\", not \"{}\" (--rdzv-id)", mine_.id, facts.id)}});
+      link->close_gently();
+      return;
+    }
     link->rename(fmt::format("node {} (host {}, {})", facts.rank, facts.host, facts.address));
     JoinedNode node{.facts = facts, .link = std::move(link)};
     try {
@@ -147,6 +156,7 @@ class Reception {
       for (const JoinedNode& other : joined_) check_nodes_fit(other.facts, facts);
     } catch (const Error& error) {
       node.link->send({{"end", int(error.code())}, {"message", error.what()}});
+      node.link->close_gently();
       throw;
     }
     log::info("{} joined with {} rank{}", node.link->peer(), facts.ranks, facts.ranks == 1 ? "" : "s");
@@ -155,7 +165,11 @@ class Reception {
 
   bool still_there(JoinedNode& node, bool beat) {
     try {
-      node.link->receive();
+      for (const Json& message : node.link->receive()) {
+        if (message.contains("stop")) throw Interrupted{message.at("stop") == SIGTERM ? SIGTERM : SIGINT};
+      }
+      if (node.link->silent_seconds() > silence_limit_seconds)
+        throw LinkLost(node.link->peer() + " is silent");
       if (beat) node.link->send({{"waiting", missing()}});
       return true;
     } catch (const LinkLost& lost) {
@@ -191,14 +205,16 @@ std::unique_ptr<Link> prove(Socket socket, const std::string& master, const Toke
 }  // namespace
 
 Json to_json(const NodeFacts& facts) {
-  return {{"rank", facts.rank}, {"nodes", facts.nodes},           {"ranks", facts.ranks},
-          {"host", facts.host}, {"address", facts.address},       {"engine", facts.engine},
-          {"mpi", facts.mpi},   {"executable", facts.executable}, {"program", facts.program}};
+  return {{"id", facts.id},          {"rank", facts.rank}, {"nodes", facts.nodes},
+          {"ranks", facts.ranks},    {"host", facts.host}, {"address", facts.address},
+          {"engine", facts.engine},  {"mpi", facts.mpi},   {"executable", facts.executable},
+          {"program", facts.program}};
 }
 
 NodeFacts node_facts(const Json& json) {
   try {
-    return {.rank = json.at("rank"),
+    return {.id = json.at("id"),
+            .rank = json.at("rank"),
             .nodes = json.at("nodes"),
             .ranks = json.at("ranks"),
             .host = json.at("host"),
@@ -229,6 +245,10 @@ void check_nodes_fit(const NodeFacts& mine, const NodeFacts& other) {
          "{} and {} have the same host name, which MPI cannot tell apart; set another host name (containers: "
          "--hostname)",
          us, them);
+  }
+  if (other.address == mine.address) {
+    fail(ExitCode::config, "{} and {} have the same address for MPI; give each its own with --local-addr", us,
+         them);
   }
   if (other.engine != mine.engine || other.mpi != mine.mpi) {
     fail(ExitCode::disagree,
@@ -283,6 +303,7 @@ void send_end(std::vector<JoinedNode>& nodes, int code, const std::string& messa
   for (JoinedNode& node : nodes) {
     try {
       node.link->send({{"end", code}, {"message", message}});
+      node.link->close_gently();
     } catch (const LinkLost&) {  // it has ended by itself
     }
   }

@@ -13,6 +13,7 @@ namespace frameshard {
 
 /// What a node says of itself when it joins.
 struct NodeFacts {
+  std::string id;  ///< of the job, --rdzv-id
   int rank = 0, nodes = 1, ranks = 1;
   std::string host, address;
   std::string engine, mpi;  ///< versions
@@ -43,6 +44,9 @@ std::vector<JoinedNode> wait_for_nodes(const LaunchOptions& options, const NodeF
 /// is filled in.
 std::unique_ptr<Link> join_master(const LaunchOptions& options, NodeFacts& mine, const Token& token,
                                   SignalPipe& signals);
+
+/// A node that has said nothing for so long is lost; each says something every second.
+constexpr double silence_limit_seconds = 10;
 
 /// Tells nodes that the job has ended, with this code.
 void send_end(std::vector<JoinedNode>& nodes, int code, const std::string& message);

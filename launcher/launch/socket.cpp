@@ -77,6 +77,12 @@ void Socket::close() {
 
 Socket listen_on(const std::string& address, int port) {
   const sockaddr_in wanted = ipv4(address, port);
+  const uint32_t number = ntohl(wanted.sin_addr.s_addr);
+  if (number == INADDR_ANY || number >> 24 == IN_LOOPBACKNET) {
+    fail(ExitCode::usage,
+         "--master-addr {} is {}, which other nodes cannot reach; give the address that they dial", address,
+         text_of(wanted.sin_addr));
+  }
   Socket listener = new_socket(AF_INET);
   const int on = 1;
   setsockopt(listener.descriptor(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
@@ -134,7 +140,12 @@ Socket accept_from(const Socket& listener, std::string* peer) {
 }
 
 Dialled dial(const std::string& address, int port, double timeout_seconds) {
-  const sockaddr_in wanted = ipv4(address, port);
+  sockaddr_in wanted{};
+  try {
+    wanted = ipv4(address, port);
+  } catch (const Error& error) {
+    return {.socket = {}, .error = error.what()};
+  }
   Socket made = new_socket(AF_INET);
   if (connect(made.descriptor(), generic(wanted), sizeof wanted) != 0 && errno != EINPROGRESS) {
     return {.socket = {}, .error = std::strerror(errno)};

@@ -26,7 +26,7 @@ class Socket {
 };
 
 /// Listens on one IPv4 address of this machine (a name or a number); port 0: any that is free. 69 where the
-/// port is in use or the address is not of this machine.
+/// port is in use or the address is not of this machine, 64 for addresses that no other machine reaches.
 Socket listen_on(const std::string& address, int port);
 int port_of(const Socket& listener);
 
@@ -37,7 +37,7 @@ Socket connect_to_path(const std::string& path);
 /// The next connection without blocking, or a closed socket; `peer` is its address.
 Socket accept_from(const Socket& listener, std::string* peer = nullptr);
 
-/// A connection, or what stood in the way.
+/// A connection, or what stood in the way: also a name that has no address yet.
 struct Dialled {
   Socket socket;
   std::string error;

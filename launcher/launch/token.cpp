@@ -1,6 +1,8 @@
 #include "launcher/launch/token.h"
 
+#include <cerrno>
 #include <cstdlib>
+#include <cstring>
 #include <fstream>
 
 #include <fcntl.h>
@@ -17,7 +19,6 @@
 #endif
 
 #include "core/error.h"
-#include "core/io/atomic_file.h"
 
 namespace frameshard {
 namespace {
@@ -88,9 +89,9 @@ std::optional<Token> find_token(const std::string& file) {
          std::string_view(given).size());
   }
   const auto path = token_file(file);
-  std::ifstream in(path);
-  if (!in) return std::nullopt;
+  if (access(path.c_str(), F_OK) != 0) return std::nullopt;
   check_private(path);
+  std::ifstream in(path);
   std::string text;
   in >> text;
   if (const auto token = from_hex(text)) return token;
@@ -100,19 +101,20 @@ std::optional<Token> find_token(const std::string& file) {
 }
 
 Token make_token(const std::string& file) {
-  const Token token = random_token();
   const auto path = token_file(file);
   std::error_code ignored;
   std::filesystem::create_directories(path.parent_path(), ignored);
-  const mode_t mask = umask(077);
-  try {
-    write_file_atomically(path, hex(token) + "\n");
-  } catch (...) {
-    umask(mask);
-    throw;
+  // Two first jobs may come here at once, and must end up with one token.
+  const int descriptor = open(path.c_str(), O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0600);
+  if (descriptor < 0 && errno == EEXIST) {
+    if (const auto made = find_token(file)) return *made;
   }
-  umask(mask);
-  chmod(path.c_str(), 0600);
+  if (descriptor < 0) fail(ExitCode::io, "{}: cannot be written: {}", path.string(), std::strerror(errno));
+  const Token token = random_token();
+  const std::string text = hex(token) + "\n";
+  const bool written = write(descriptor, text.data(), text.size()) == ssize_t(text.size());
+  close(descriptor);
+  if (!written) fail(ExitCode::io, "{}: cannot be written", path.string());
   return token;
 }
 

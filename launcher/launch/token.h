@@ -16,7 +16,8 @@ using Token = std::array<unsigned char, 32>;
 /// ~/.config/frameshard/token. Nothing where that file is missing; 77 where it is not a token or others can
 /// read it.
 std::optional<Token> find_token(const std::string& file);
-/// Writes a new token to that file.
+/// Writes a new token to that file, or reads the one that another process has just written. 74 where it
+/// cannot.
 Token make_token(const std::string& file);
 std::filesystem::path token_file(const std::string& file);
 

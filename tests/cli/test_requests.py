@@ -135,6 +135,17 @@ def noise_file(name, batch=1, value=None):
     Path(name).write_bytes(pack_safetensors(header, values.tobytes()))
 
 
+def test_a_batch_goes_on_with_the_samples_that_are_missing():
+    write_config(".", request={"batch_size": 2})
+    succeed(run(["run", "job.yaml"]))
+    kept = (OUTPUT / "sample-0/video.mp4").stat().st_mtime_ns
+    (OUTPUT / "sample-1/video.mp4").unlink()
+    again = succeed(run(["run", "job.yaml"]))
+    assert "sample-0 is complete and is kept" in again.err
+    assert again.out.split() == ["outputs/job/sample-1/video.mp4"]
+    assert (OUTPUT / "sample-0/video.mp4").stat().st_mtime_ns == kept
+
+
 def test_run_yaml_of_a_batch_with_noise_of_its_own():
     noise_file("noise.safetensors", batch=2)
     write_config(".", requests=[{"batch_size": 2, "latents": "noise.safetensors"}])

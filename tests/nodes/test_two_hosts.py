@@ -94,6 +94,18 @@ def test_each_node_runs_in_its_own_directory(tmp_path):
     assert sorted(path.name for path in (tmp_path / "two/logs/x/attempt_0").iterdir()) == ["2", "3"]
 
 
+def test_another_network_for_mpi():
+    """The rendezvous on one network, MPI on a second one."""
+    write_config(".")
+    for number in (1, 2):
+        subprocess.run(["ip", "-n", f"h{number}", "addr", "add", f"10.78.0.{number}/24", "dev", "eth0"], check=True)
+    try:
+        both_succeed(*[launch(number, "run", "job.yaml", *SPLIT, flags=["--local-addr", f"10.78.0.{number}"]) for number in (1, 2)])
+    finally:
+        for number in (1, 2):
+            subprocess.run(["ip", "-n", f"h{number}", "addr", "del", f"10.78.0.{number}/24", "dev", "eth0"], check=True)
+
+
 # ---- who does not belong ----
 
 def test_strangers_change_nothing():
@@ -114,6 +126,44 @@ def test_strangers_change_nothing():
     first.wait_for("10.77.0.2 has another token")
     second = launch(2, "run", "job.yaml", *SPLIT)
     both_succeed(first, second)
+
+
+def test_more_strangers_than_places():
+    """Silent connections do not keep a node out."""
+    write_config(".")
+    first = launch(1, "run", "job.yaml", *SPLIT)
+    first.wait_for("waits at")
+    crowd = on_host(2, ["python3", "-c", "import socket,sys\nall = [socket.create_connection(('10.77.0.1', 29500)) for _ in range(100)]\n"
+                        "print('ready', file=sys.stderr, flush=True); sys.stdin.read(); import time; time.sleep(60)"], {})
+    crowd.wait_for("ready")
+    both_succeed(first, launch(2, "run", "job.yaml", *SPLIT))
+    os.killpg(crowd.process.pid, signal.SIGKILL)
+    crowd.finish()
+
+
+def test_a_waiting_node_is_ended():
+    write_config(".")
+    first = launch(1, "run", "job.yaml", nodes=3)
+    second = launch(2, "run", "job.yaml", nodes=3)
+    first.wait_for("node 1 .* joined")
+    wait_until(lambda: processes("launcher", 2))
+    os.kill(processes("launcher", 2)[0], signal.SIGTERM)
+    assert [node.finish().code for node in (first, second)] == [143, 143]
+
+
+def test_another_job_waits_at_the_same_place():
+    write_config(".")
+    first = launch(1, "run", "job.yaml", *SPLIT, flags=["--rdzv-id", "a"])
+    other = launch(2, "run", "job.yaml", *SPLIT, flags=["--rdzv-id", "b"]).finish()
+    assert other.code == 78 and 'this is the job "a", not "b"' in other.err, other.err
+    both_succeed(first, launch(2, "run", "job.yaml", *SPLIT, flags=["--rdzv-id", "a"]))
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "localhost"])
+def test_an_address_that_nobody_reaches(address):
+    write_config(".")
+    refused = launch(1, "run", "job.yaml", flags=["--master-addr", address]).finish()
+    assert refused.code == 64 and "which other nodes cannot reach" in refused.err, refused.err
 
 
 def test_the_master_listens_on_one_address():

@@ -175,8 +175,11 @@ TEST_CASE("a node starts nothing else") {
     refused(changed(asked_by_4, 0, word), "no daemon of Open MPI");
   }
   refused(longer(asked_by_4, {"--daemonize"}), "\"--daemonize\"");
-  refused(longer(asked_by_4, {"-mca", "orte_launch_agent", "/bin/sh"}), "could start other programs");
-  refused(longer(asked_by_4, {"-mca", "mca_base_component_path", "/tmp"}), "could start other programs");
+  refused(longer(asked_by_4, {"-mca", "orte_launch_agent", "/bin/sh"}), "not among those that are allowed");
+  refused(longer(asked_by_4, {"-mca", "mca_base_component_path", "/tmp"}),
+          "not among those that are allowed");
+  refused(longer(asked_by_4, {"-mca", "mca_base_param_files", "/tmp/x"}), "not among those that are allowed");
+  refused(longer(asked_by_4, {"-mca", "orte_output_filename", "/tmp/x"}), "not among those that are allowed");
   refused(longer(asked_by_4, {"-mca", "ess"}), "\"-mca\"");
   refused(asked_by_4, "the master of this job is 10.77.0.10", "10.77.0.10");
   refused(asked_by_4, "the master of this job is 0.77.0.1", "0.77.0.1");

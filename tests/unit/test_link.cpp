@@ -67,7 +67,7 @@ NodeFacts node(int rank, const std::string& host) {
           .nodes = 2,
           .ranks = 1,
           .host = host,
-          .address = "10.0.0.2",
+          .address = "10.0.0." + std::to_string(host[0] - 'a' + 1),
           .engine = "1",
           .mpi = "Open MPI 4.1.4",
           .executable = "/f",
@@ -209,6 +209,9 @@ TEST_CASE("nodes that cannot be one job") {
   other = node(1, "b");
   other.program.push_back("request.seed=1");
   refused(other, ExitCode::disagree, "nothing where node 1 (host b, 10.0.0.2) has \"request.seed=1\"");
+  other = node(1, "b");
+  other.address = "10.0.0.1";
+  refused(other, ExitCode::config, "the same address for MPI");
   const auto same = caught([&] { check_nodes_fit(node(1, "c"), node(1, "b")); });
   CHECK(same.has("the same --node-rank"));
 }
