@@ -75,6 +75,16 @@ std::vector<int> allowed_cpus_of_node(int numa_node) {
   return cpus.empty() ? all : cpus;
 }
 
+std::vector<int> allowed_neighbours(const std::vector<int>& cpus) {
+  for (const auto& [node, members] : numa_nodes()) {
+    const bool inside = std::all_of(cpus.begin(), cpus.end(), [&](int cpu) {
+      return std::find(members.begin(), members.end(), cpu) != members.end();
+    });
+    if (inside) return allowed_cpus_of_node(node);
+  }
+  return allowed_cpus();
+}
+
 std::vector<int> share_of_cpus(const std::vector<int>& cpus, int index, int parts) {
   const size_t each = cpus.size() / size_t(parts);
   const auto begin = cpus.begin() + std::ptrdiff_t(each * size_t(index));

@@ -11,6 +11,9 @@ std::vector<int> allowed_cpus();
 /// Of them, those of one NUMA node; all of them where the node is unknown (-1) or has none of them.
 std::vector<int> allowed_cpus_of_node(int numa_node);
 
+/// The allowed cores of the NUMA node in which all of these lie; all allowed ones where they lie in several.
+std::vector<int> allowed_neighbours(const std::vector<int>& cpus);
+
 /// "0-3,8,10-11" as the kernel writes lists of cores; what cannot be read is left out.
 std::vector<int> parse_cpu_list(const std::string& text);
 

@@ -124,7 +124,7 @@ struct InferConfig {
     visit("threads_per_rank", self.threads_per_rank,
           "CPU threads; auto: OMP_NUM_THREADS, else allowed cores / ranks of this host", in_range(1, 1024));
     visit("pin_threads", self.pin_threads,
-          "processes that share a host keep to cores of their own, near their GPU");
+          "processes that share a host keep to the cores of one NUMA node each, their GPU's");
   }
 };
 

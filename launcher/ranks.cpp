@@ -81,8 +81,9 @@ void divide_cores(RankPlace& place, Communicator& world) {
   const int usable = std::min(int(near.size()), allowed_cores());
   place.cores = std::max(1, usable / sharing);
   place.own_cpus.clear();
-  if (sharing > 1 && usable == int(near.size()) && sharing <= usable)
-    place.own_cpus = share_of_cpus(near, index, sharing);
+  if (sharing == 1 || usable < int(near.size()) || sharing > usable) return;
+  const auto neighbours = allowed_neighbours(share_of_cpus(near, index, sharing));
+  if (neighbours.size() < place.all_cpus.size()) place.own_cpus = neighbours;
 }
 
 void stay_on_own_cpus(const RankPlace& place, int threads) {

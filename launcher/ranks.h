@@ -15,7 +15,7 @@ struct RankPlace {
   int local_size = 1;
   bool under_mpi = false;
   int cores = 1;                        ///< cores that this rank has to itself
-  std::vector<int> all_cpus, own_cpus;  ///< what it may run on, and its part; empty: not divided
+  std::vector<int> all_cpus, own_cpus;  ///< what it may run on, and of it its NUMA node; empty: no matter
 };
 
 /// Throws 76 where a variable of the launcher (OMPI_COMM_WORLD_SIZE, SLURM_NTASKS, WORLD_SIZE) names another
@@ -33,8 +33,9 @@ void check_same_versions(const std::map<std::string, std::string>& mine, Communi
 /// ranks that share them. Ranks that were bound to cores of their own keep theirs. Collective.
 void divide_cores(RankPlace& place, Communicator& world);
 
-/// Keeps a rank of `threads` threads on its part, where it has one that holds them: of ranks that fill a
-/// host, none then pushes another from its cores and its memory.
+/// Keeps a rank of `threads` threads on the cores of its NUMA node, where its memory is. Not on single cores:
+/// two jobs that share a host would choose the same ones, and ranks that wait for messages do not give a core
+/// away.
 void stay_on_own_cpus(const RankPlace& place, int threads);
 void use_all_cpus(const RankPlace& place);
 

@@ -33,6 +33,8 @@ TEST_CASE("a process keeps to the cores that it is given") {
   const Cpus all = allowed_cpus();
   REQUIRE_FALSE(all.empty());
   CHECK(allowed_cpus_of_node(-1) == all);
+  CHECK(allowed_neighbours(all).size() <= all.size());
+  CHECK(allowed_neighbours({all.front(), 1 << 20}) == all);
   REQUIRE(run_on_cpus({all.back()}));
   CHECK(allowed_cpus() == Cpus{all.back()});
   CHECK_FALSE(run_on_cpus({}));
@@ -48,11 +50,13 @@ TEST_CASE("ranks that share a host divide its cores") {
     divide_cores(place, world);
     places[size_t(world.rank())] = place;
   });
-  const bool divided = all.size() >= 2 && int(all.size()) == allowed_cores();
   CHECK(places[0].cores == std::max(1, allowed_cores() / 2));
   CHECK(places[0].all_cpus == all);
-  CHECK(places[0].own_cpus == (divided ? share_of_cpus(all, 0, 2) : Cpus{}));
-  CHECK(places[1].own_cpus == (divided ? share_of_cpus(all, 1, 2) : Cpus{}));
+  for (int rank : {0, 1}) {
+    const Cpus node = allowed_neighbours(share_of_cpus(all, rank, 2));
+    const bool matters = all.size() >= 2 && int(all.size()) == allowed_cores() && node.size() < all.size();
+    CHECK(places[size_t(rank)].own_cpus == (matters ? node : Cpus{}));
+  }
   // More ranks than cores: none has one of its own.
   RankPlace crowded;
   const int many = int(all.size()) + 1;
