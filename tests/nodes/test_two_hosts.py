@@ -94,18 +94,6 @@ def test_each_node_runs_in_its_own_directory(tmp_path):
     assert sorted(path.name for path in (tmp_path / "two/logs/x/attempt_0").iterdir()) == ["2", "3"]
 
 
-def test_another_network_for_mpi():
-    """The rendezvous on one network, MPI on a second one."""
-    write_config(".")
-    for number in (1, 2):
-        subprocess.run(["ip", "-n", f"h{number}", "addr", "add", f"10.78.0.{number}/24", "dev", "eth0"], check=True)
-    try:
-        both_succeed(*[launch(number, "run", "job.yaml", *SPLIT, flags=["--local-addr", f"10.78.0.{number}"]) for number in (1, 2)])
-    finally:
-        for number in (1, 2):
-            subprocess.run(["ip", "-n", f"h{number}", "addr", "del", f"10.78.0.{number}/24", "dev", "eth0"], check=True)
-
-
 # ---- who does not belong ----
 
 def test_strangers_change_nothing():
