@@ -150,7 +150,8 @@ def test_another_job_waits_at_the_same_place():
 @pytest.mark.parametrize("address", ["0.0.0.0", "localhost"])
 def test_an_address_that_nobody_reaches(address):
     write_config(".")
-    refused = launch(1, "run", "job.yaml", flags=["--master-addr", address]).finish()
+    words = [VERSIONS["4"], "launch", "--nnodes", "2", "--node-rank", "0", "--master-addr", address, "run", "job.yaml"]
+    refused = on_host(1, words, environment()).finish()
     assert refused.code == 64 and "which other nodes cannot reach" in refused.err, refused.err
 
 
