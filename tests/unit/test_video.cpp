@@ -1,4 +1,4 @@
-// Videos and pictures: what is written is what is read back, and nothing half-written stays.
+// Videos: what is written is what is read back, and nothing half-written stays.
 #include <array>
 #include <cstdint>
 #include <cstdlib>
@@ -21,45 +21,24 @@
 
 #include "core/error.h"
 #include "core/io/atomic_file.h"
-#include "core/io/png_writer.h"
 #include "core/io/video_writer.h"
 #include "tests/support/catch.h"
+#include "tests/support/failure.h"
 #include "tests/support/scratch.h"
 #include "tests/support/video_reader.h"
-
-#ifdef FRAMESHARD_HAVE_PNG
-#include <png.h>
-#endif
 
 namespace frameshard {
 namespace {
 
 namespace fs = std::filesystem;
+using test::Contains;
 using test::contents;
+using test::Failure;
+using test::failure_in_child;
+using test::failure_of;
 using test::Scratch;
-#if __has_include(<catch2/catch_all.hpp>)
-/// The name that Catch2 3 has for it; its Contains is about containers.
-const auto Contains = [](const std::string& part) { return Catch::Matchers::ContainsSubstring(part); };
-#else
-using Catch::Matchers::Contains;
-#endif
 using Pixels = std::vector<std::uint8_t>;
 using Colour = std::array<int, 3>;
-
-/// What an action failed with.
-struct Failure {
-  ExitCode code = ExitCode::ok;
-  std::string message;
-};
-
-Failure failure_of(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return {error.code(), error.what()};
-  }
-  return {};
-}
 
 }  // namespace
 
@@ -122,28 +101,6 @@ std::vector<Pixels> moving_square(int count, const Colour& colour) {
   std::vector<Pixels> frames;
   for (int i = 0; i < count; ++i) frames.push_back(frame_with_square(4 + 4 * i, 8 + 2 * i, colour));
   return frames;
-}
-
-/// Runs an action in a forked child, for what would harm this process, and brings its failure back.
-Failure failure_in_child(const std::function<void()>& action) {
-  int ends[2];
-  require(pipe(ends) == 0, "pipe failed");
-  const pid_t child = fork();
-  if (child == 0) {
-    close(ends[0]);
-    const Failure failure = failure_of(action);
-    const ssize_t sent = write(ends[1], failure.message.data(), failure.message.size());
-    _exit(sent == static_cast<ssize_t>(failure.message.size()) ? static_cast<int>(failure.code) : 255);
-  }
-  close(ends[1]);
-  std::string message;
-  char buffer[512];
-  for (ssize_t got = 0; (got = read(ends[0], buffer, sizeof buffer)) > 0;) message.append(buffer, got);
-  close(ends[0]);
-  int status = 0;
-  waitpid(child, &status, 0);
-  require(WIFEXITED(status), "the child was ended by a signal");
-  return {static_cast<ExitCode>(WEXITSTATUS(status)), message};
 }
 
 /// From here on, this process can write no file beyond `bytes`.
@@ -429,70 +386,6 @@ TEST_CASE("without libav a video is a configuration error that names the package
   CHECK_THAT(failure.message, Contains((scratch / "out.mp4").string()) &&
                                   Contains("libavformat-dev libavcodec-dev libavutil-dev libswscale-dev"));
   CHECK(scratch.names().empty());
-}
-
-#endif
-
-#ifdef FRAMESHARD_HAVE_PNG
-
-namespace {
-
-struct Picture {
-  int width = 0;
-  int height = 0;
-  Pixels pixels;
-};
-
-Picture read_png(const fs::path& path) {
-  png_image image{};
-  image.version = PNG_IMAGE_VERSION;
-  require(png_image_begin_read_from_file(&image, path.c_str()) != 0, "not a PNG: {}", image.message);
-  require(image.format == PNG_FORMAT_RGB, "not RGB of 8 bits");
-  Picture picture{static_cast<int>(image.width), static_cast<int>(image.height), {}};
-  picture.pixels.resize(PNG_IMAGE_SIZE(image));
-  require(png_image_finish_read(&image, nullptr, picture.pixels.data(), 0, nullptr) != 0, "{}",
-          image.message);
-  return picture;
-}
-
-}  // namespace
-
-TEST_CASE("a PNG holds exactly the pixels that were written", "[png]") {
-  const Scratch scratch;
-  const auto [width, height] = GENERATE(std::pair{1, 1}, std::pair{7, 3}, std::pair{64, 33});
-  Pixels pixels;
-  for (int i = 0; i < 3 * width * height; ++i) pixels.push_back(static_cast<std::uint8_t>(i * 37 + i / 5));
-  write_png(scratch / "out.png", width, height, pixels);
-  const Picture picture = read_png(scratch / "out.png");
-  CHECK(picture.width == width);
-  CHECK(picture.height == height);
-  CHECK(picture.pixels == pixels);
-  write_png(scratch / "again.png", width, height, pixels);
-  CHECK((contents(scratch / "out.png") == contents(scratch / "again.png")));
-  CHECK(scratch.names() == std::set<std::string>{"again.png", "out.png"});
-}
-
-TEST_CASE("a PNG that cannot be written", "[png]") {
-  const Scratch scratch;
-  std::ofstream(scratch / "file") << "x";
-  const fs::path below = scratch / "file" / "out.png";
-  const Failure place = failure_of([&] { write_png(below, 1, 1, Pixels(3)); });
-  CHECK(place.code == ExitCode::io);
-  CHECK_THAT(place.message, Contains("cannot create " + below.string()) && Contains("Not a directory"));
-
-  const Failure size = failure_of([&] { write_png(scratch / "out.png", 2, 2, Pixels(3)); });
-  CHECK(size.code == ExitCode::internal);
-  CHECK_THAT(size.message, Contains("a picture of 2x2 cannot have 3 bytes"));
-  CHECK(scratch.names() == std::set<std::string>{"file"});
-}
-
-#else
-
-TEST_CASE("without libpng a PNG is a configuration error that names the package", "[png]") {
-  const Scratch scratch;
-  const Failure failure = failure_of([&] { write_png(scratch / "out.png", 1, 1, Pixels(3)); });
-  CHECK(failure.code == ExitCode::config);
-  CHECK_THAT(failure.message, Contains((scratch / "out.png").string()) && Contains("libpng-dev"));
 }
 
 #endif
