@@ -96,7 +96,7 @@ def test_a_rank_is_killed():
     ranks = subprocess.run(["pgrep", "-f", f"^{PROGRAM} run job.yaml"], capture_output=True, text=True).stdout.split()
     os.kill(int(ranks[-1]), signal.SIGKILL)
     assert finish(process, 60).code == 137
-    assert_nothing_left("outputs")
+    assert_nothing_left("outputs", denoised=True)
 
 
 def test_the_plan_reads_the_jobs_size():
