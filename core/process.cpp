@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <spawn.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -19,13 +20,35 @@ namespace {
 
 constexpr size_t longest_output = 64 << 10;
 
+// The text as a file that a program can read from its beginning. A pipe would have to be filled while the
+// program's output is read.
+int readable_file(const std::string& text) {
+  const int file = memfd_create("input", MFD_CLOEXEC);
+  if (file < 0) fail(ExitCode::unavailable, "no file in memory: {}", std::strerror(errno));
+  for (size_t done = 0; done < text.size();) {
+    const ssize_t wrote = write(file, text.data() + done, text.size() - done);
+    if (wrote < 0 && errno == EINTR) continue;
+    if (wrote <= 0) {
+      close(file);
+      fail(ExitCode::unavailable, "a program's input cannot be kept in memory: {}", std::strerror(errno));
+    }
+    done += size_t(wrote);
+  }
+  lseek(file, 0, SEEK_SET);
+  return file;
+}
+
 // Starts the program in a process group of its own, its output in a pipe; gives the pipe's reading end.
-int start(const std::vector<std::string>& command, pid_t& child) {
+int start(const std::vector<std::string>& command, const std::string& input, pid_t& child) {
+  const int source = readable_file(input);
   int ends[2];
-  if (pipe2(ends, O_CLOEXEC) != 0) fail(ExitCode::unavailable, "no pipe: {}", std::strerror(errno));
+  if (pipe2(ends, O_CLOEXEC) != 0) {
+    close(source);
+    fail(ExitCode::unavailable, "no pipe: {}", std::strerror(errno));
+  }
   posix_spawn_file_actions_t files;
   posix_spawn_file_actions_init(&files);
-  posix_spawn_file_actions_addopen(&files, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
+  posix_spawn_file_actions_adddup2(&files, source, STDIN_FILENO);
   posix_spawn_file_actions_adddup2(&files, ends[1], STDOUT_FILENO);
   posix_spawn_file_actions_adddup2(&files, ends[1], STDERR_FILENO);
   posix_spawnattr_t attributes;
@@ -39,6 +62,7 @@ int start(const std::vector<std::string>& command, pid_t& child) {
   posix_spawnattr_destroy(&attributes);
   posix_spawn_file_actions_destroy(&files);
   close(ends[1]);
+  close(source);
   if (error != 0) {
     close(ends[0]);
     fail(ExitCode::unavailable, "{} could not be started: {}", command[0], std::strerror(error));
@@ -79,12 +103,12 @@ std::optional<std::filesystem::path> find_on_path(const std::string& name) {
   return std::nullopt;
 }
 
-ProgramOutput output_of(const std::vector<std::string>& command, double seconds) {
+ProgramOutput output_of(const std::vector<std::string>& command, double seconds, const std::string& input) {
   const auto limit =
       std::chrono::duration_cast<std::chrono::steady_clock::duration>(std::chrono::duration<double>(seconds));
   const auto end = std::chrono::steady_clock::now() + limit;
   pid_t child = 0;
-  const int pipe = start(command, child);
+  const int pipe = start(command, input, child);
   ProgramOutput output;
   output.ended = read_all(pipe, end, output.text);
   close(pipe);

@@ -17,8 +17,9 @@ struct ProgramOutput {
   std::string text;    ///< stdout and stderr, at most the first 64 KiB
 };
 
-/// Runs a program (command[0] is its path) without input and reads what it prints. After `seconds` it is
-/// killed, with what it has started. 69 where it cannot be started.
-ProgramOutput output_of(const std::vector<std::string>& command, double seconds);
+/// Runs a program (command[0] is its path) with `input` on its stdin and reads what it prints. After
+/// `seconds` it is killed, with what it has started. 69 where it cannot be started.
+ProgramOutput output_of(const std::vector<std::string>& command, double seconds,
+                        const std::string& input = "");
 
 }  // namespace frameshard

@@ -11,20 +11,26 @@
 
 namespace frameshard {
 
-class Checkpoint {
+/// Where a denoiser and its noise schedule come from: what denoising alone needs.
+class DenoiserSource {
  public:
-  virtual ~Checkpoint() = default;
+  virtual ~DenoiserSource() = default;
   /// Numbers for the plan, with the bytes that the weights take in these dtypes.
   virtual ModelFacts facts(at::ScalarType dtype, at::ScalarType vae_dtype) const = 0;
+  /// With its weights in their final place.
+  virtual std::unique_ptr<Denoiser> load_denoiser(at::ScalarType dtype, const at::Device& device) const = 0;
+  virtual std::unique_ptr<NoiseSchedule> schedule(const SchedulerConfig& overrides, int64_t steps) const = 0;
+};
+
+class Checkpoint : public DenoiserSource {
+ public:
   /// Differs between ranks that see different weights: file names, sizes and header hashes, a line each.
   virtual std::string fingerprint() const = 0;
 
-  // Each call reads the weights from disk into their final place.
+  // Each call reads the weights from disk into their final place, as load_denoiser() does.
   virtual std::unique_ptr<TextEncoder> load_text_encoder(at::ScalarType dtype,
                                                          const at::Device& device) const = 0;
-  virtual std::unique_ptr<Denoiser> load_denoiser(at::ScalarType dtype, const at::Device& device) const = 0;
   virtual std::unique_ptr<Vae> load_vae(at::ScalarType dtype, const at::Device& device) const = 0;
-  virtual std::unique_ptr<NoiseSchedule> schedule(const SchedulerConfig& overrides, int64_t steps) const = 0;
 };
 using CheckpointPtr = std::unique_ptr<Checkpoint>;
 

@@ -2,6 +2,8 @@
 
 #include <set>
 
+#include <ATen/Context.h>
+
 #include "core/error.h"
 
 namespace frameshard {
@@ -13,6 +15,20 @@ const TensorEntry* find(const WeightSlot& slot, const WeightFiles& files) {
     if (const TensorEntry* entry = files.find(alias)) return entry;
   }
   return nullptr;
+}
+
+void allocate(const WeightSlot& slot, at::ScalarType dtype, const at::Device& device) {
+  const auto options = at::TensorOptions().dtype(slot.keep_float32 ? at::kFloat : dtype).device(device);
+  if (!slot.whole) {
+    *slot.target = at::empty(slot.shape, options);
+    return;
+  }
+  if (slot.first_row == 0) {
+    std::vector<int64_t> shape = slot.shape;
+    shape[0] = slot.whole_rows;
+    *slot.whole = at::empty(shape, options);
+  }
+  *slot.target = slot.whole->narrow(0, slot.first_row, slot.shape[0]);
 }
 
 // At most 10 lines, and how many more there are.
@@ -45,6 +61,29 @@ void WeightList::add_layer(const std::string& name, std::vector<int64_t> weight_
   slots_.back().keep_float32 = keep_float32;
   add(name + ".bias", {out}, target.bias);
   slots_.back().keep_float32 = keep_float32;
+}
+
+void WeightList::stack(const std::vector<Linear*>& layers, Linear& whole) {
+  std::vector<at::Tensor*> weights, biases;
+  for (Linear* layer : layers) {
+    weights.push_back(&layer->weight);
+    biases.push_back(&layer->bias);
+  }
+  stack(weights, whole.weight);
+  stack(biases, whole.bias);
+}
+
+void WeightList::stack(const std::vector<at::Tensor*>& targets, at::Tensor& whole) {
+  std::vector<WeightSlot*> parts;
+  int64_t rows = 0;
+  for (at::Tensor* target : targets) {
+    const auto slot = std::find_if(slots_.begin(), slots_.end(), [&](auto& s) { return s.target == target; });
+    require(slot != slots_.end(), "stacks a weight that was not added");
+    slot->whole = &whole;
+    slot->first_row = std::exchange(rows, rows + slot->shape[0]);
+    parts.push_back(&*slot);
+  }
+  for (WeightSlot* slot : parts) slot->whole_rows = rows;
 }
 
 bool WeightList::ignores(const std::string& name) const {
@@ -88,9 +127,24 @@ void load_weights(const WeightList& list, const WeightFiles& files, at::ScalarTy
   for (const WeightSlot& slot : list.slots()) {
     const TensorEntry* entry = find(slot, files);
     require(entry != nullptr, "weight {} was not checked", slot.name);
-    const auto options = at::TensorOptions().dtype(slot.keep_float32 ? at::kFloat : dtype).device(device);
-    *slot.target = at::empty(slot.shape, options);
+    allocate(slot, dtype, device);
     files.read_into(*entry, *slot.target);
+  }
+}
+
+void randomize_weights(const WeightList& list, at::ScalarType dtype, const at::Device& device,
+                       uint64_t seed) {
+  constexpr double deviation = 0.02;  // what transformers are initialised with
+  at::Generator generator = at::globalContext().defaultGenerator(device).clone();
+  generator.set_current_seed(seed);
+  for (const WeightSlot& slot : list.slots()) {
+    allocate(slot, dtype, device);
+    const bool norm = slot.name.find("norm") != std::string::npos || slot.name.ends_with("gamma");
+    if (norm && !slot.name.ends_with("bias")) {
+      slot.target->fill_(1);
+    } else {
+      slot.target->normal_(0, deviation, generator);
+    }
   }
 }
 

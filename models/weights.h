@@ -22,6 +22,8 @@ struct WeightSlot {
   at::Tensor* target;
   bool keep_float32 = false;           ///< whatever the model's dtype is
   std::vector<std::string> aliases{};  ///< other names of the same tensor in a file
+  at::Tensor* whole = nullptr;         ///< of which this one is rows [first_row, first_row + shape[0])
+  int64_t first_row = 0, whole_rows = 0;
 };
 
 /// The weights of one model, in the order in which its constructor names them.
@@ -33,6 +35,9 @@ class WeightList {
   /// `name`.weight [out, in, kernel…] and `name`.bias [out].
   void add_layer(const std::string& name, std::vector<int64_t> weight_shape, Linear& target,
                  bool keep_float32 = false);
+  /// Lays the weights and biases of these layers, added before, one after another in memory: `whole` is one
+  /// layer that gives the outputs of all of them, by one product.
+  void stack(const std::vector<Linear*>& layers, Linear& whole);
   /// Names in a file that end so are no weights of ours, and not an error either.
   void ignore_suffix(const std::string& suffix) { ignored_.push_back(suffix); }
 
@@ -42,6 +47,8 @@ class WeightList {
   int64_t bytes(at::ScalarType dtype) const;
 
  private:
+  void stack(const std::vector<at::Tensor*>& targets, at::Tensor& whole);
+
   std::vector<WeightSlot> slots_;
   std::vector<std::string> ignored_;
 };
@@ -53,5 +60,10 @@ void check_weights(const WeightList& list, const WeightFiles& files, const std::
 /// Allocates every weight in its final dtype and device, and reads it there.
 void load_weights(const WeightList& list, const WeightFiles& files, at::ScalarType dtype,
                   const at::Device& device);
+
+/// Allocates every weight likewise and draws it on the device: norms are 1, all else is normal with a small
+/// deviation, so that what the model computes stays finite. The same seed gives the same weights on devices
+/// of one type.
+void randomize_weights(const WeightList& list, at::ScalarType dtype, const at::Device& device, uint64_t seed);
 
 }  // namespace frameshard

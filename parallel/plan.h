@@ -21,6 +21,7 @@ struct ModelFacts {
   int64_t latent_channels = 0, patch_frames = 1, patch_height = 2, patch_width = 2;
   int64_t frames_per_latent = 4, pixels_per_latent = 8;  ///< compression of the VAE
   int64_t max_positions = 0;                             ///< along an axis of the grid; 0: no limit
+  int64_t text_dim = 0;                                  ///< numbers of a text token
   int64_t vae_decoder_dim = 0;                           ///< channels at full resolution
   int64_t vae_widest_dim = 0;                            ///< channels entering the last resolution
   // Bytes on the device, with the dtypes that the run will use.

@@ -3,6 +3,7 @@
 #include "core/error.h"
 #include "core/io/json_file.h"
 #include "models/common/attention_kernel.h"
+#include "models/common/fused.h"
 #include "models/common/layers.h"
 #include "models/common/rope.h"
 
@@ -76,6 +77,8 @@ void Dit::list_weights() {
       weights_.add(name + part + "norm_q.weight", {d}, attention->norm_q);
       weights_.add(name + part + "norm_k.weight", {d}, attention->norm_k);
     }
+    weights_.stack({&block.self.q, &block.self.k, &block.self.v}, block.self.qkv);
+    weights_.stack({&block.cross.k, &block.cross.v}, block.cross.kv);
     if (config_.cross_attention_norm) {
       weights_.add_float32(name + "norm2.weight", {d}, block.cross_norm_weight);
       weights_.add_float32(name + "norm2.bias", {d}, block.cross_norm_bias);
@@ -102,11 +105,12 @@ at::Tensor Dit::by_heads(const at::Tensor& x) const {
 }
 
 TextContext Dit::prepare(const at::Tensor& text) const {
-  const at::Tensor embedded = apply(text_out_, at::gelu(apply(text_in_, text.to(dtype_)), "tanh"));
+  const at::Tensor embedded = apply(text_out_, gelu_tanh(apply(text_in_, text.to(dtype_))));
   TextContext context;
   for (const BlockWeights& block : blocks_) {
-    context.k.push_back(by_heads(rms_norm(apply(block.cross.k, embedded), block.cross.norm_k, config_.eps)));
-    context.v.push_back(by_heads(apply(block.cross.v, embedded)));
+    const auto kv = apply(block.cross.kv, embedded).chunk(2, -1);
+    context.k.push_back(rms_norm_rotate(kv[0], block.cross.norm_k, config_.heads, {}, config_.eps));
+    context.v.push_back(by_heads(kv[1]).contiguous());
   }
   return context;
 }
@@ -118,17 +122,18 @@ Dit::Modulation Dit::modulate(const BlockWeights& block, const at::Tensor& time)
 
 at::Tensor Dit::self_attention(const BlockWeights& block, const at::Tensor& x, const at::Tensor& rope,
                                const ParallelSequence& sequence) const {
-  const at::Tensor q = by_heads(rms_norm(apply(block.self.q, x), block.self.norm_q, config_.eps));
-  const at::Tensor k = by_heads(rms_norm(apply(block.self.k, x), block.self.norm_k, config_.eps));
-  const at::Tensor v = by_heads(apply(block.self.v, x));
-  const at::Tensor attended = sequence.self_attention({rotate(q, rope), rotate(k, rope), v}, sdpa_kernel());
+  const auto qkv = apply(block.self.qkv, x).chunk(3, -1);
+  const at::Tensor q = rms_norm_rotate(qkv[0], block.self.norm_q, config_.heads, rope, config_.eps);
+  const at::Tensor k = rms_norm_rotate(qkv[1], block.self.norm_k, config_.heads, rope, config_.eps);
+  const at::Tensor attended = sequence.self_attention({q, k, by_heads(qkv[2])}, sdpa_kernel());
   return apply(block.self.out, attended.flatten(2));
 }
 
 // Text is whole on every rank, so cross-attention moves nothing.
 at::Tensor Dit::cross_attention(const BlockWeights& block, const at::Tensor& x, const at::Tensor& k,
                                 const at::Tensor& v) const {
-  const at::Tensor q = by_heads(rms_norm(apply(block.cross.q, x), block.cross.norm_q, config_.eps));
+  const at::Tensor q =
+      rms_norm_rotate(apply(block.cross.q, x), block.cross.norm_q, config_.heads, {}, config_.eps);
   return apply(block.cross.out,
                sdpa_kernel()
                    .attend(q, k.expand({x.size(0), -1, -1, -1}), v.expand({x.size(0), -1, -1, -1}))
@@ -160,26 +165,23 @@ at::Tensor Dit::predict(const at::Tensor& latents, const at::Tensor& timestep, c
   for (size_t i = 0; i < blocks_.size(); ++i) {
     const BlockWeights& block = blocks_[i];
     const Modulation m = modulate(block, time);
-    const at::Tensor none;
-    at::Tensor normed =
-        layer_norm_float32(x, none, none, config_.eps) * (1 + m.attention_scale) + m.attention_shift;
-    at::Tensor added = self_attention(block, normed.to(dtype_), rope_here, sequence);
-    x = (x.to(at::kFloat) + added * m.attention_gate).to(dtype_);
+    at::Tensor branch = self_attention(
+        block, norm_modulate(x, m.attention_scale, m.attention_shift, config_.eps), rope_here, sequence);
+    x = gated_sum(x, branch, m.attention_gate);
 
-    normed =
+    const at::Tensor normed =
         config_.cross_attention_norm
             ? layer_norm_float32(x, block.cross_norm_weight, block.cross_norm_bias, config_.eps).to(dtype_)
             : x;
     x = x + cross_attention(block, normed, text.k[i], text.v[i]);
 
-    normed = layer_norm_float32(x, none, none, config_.eps) * (1 + m.ffn_scale) + m.ffn_shift;
-    added = apply(block.ffn_out, at::gelu(apply(block.ffn_in, normed.to(dtype_)), "tanh"));
-    x = (x.to(at::kFloat) + added.to(at::kFloat) * m.ffn_gate).to(dtype_);
+    branch = apply(block.ffn_in, norm_modulate(x, m.ffn_scale, m.ffn_shift, config_.eps));
+    x = gated_sum(x, apply(block.ffn_out, gelu_tanh(branch)), m.ffn_gate);
   }
 
   const auto parts = (modulation_ + embedded.unsqueeze(1)).chunk(2, 1);  // shift, scale: [B, 1, d]
-  const at::Tensor normed = layer_norm_float32(x, {}, {}, config_.eps) * (1 + parts[1]) + parts[0];
-  const at::Tensor whole = sequence.leave(apply(projection_, normed.to(dtype_)));
+  const at::Tensor normed = norm_modulate(x, parts[1], parts[0], config_.eps);
+  const at::Tensor whole = sequence.leave(apply(projection_, normed));
   return unpatchify(whole, config_.patch, grid);
 }
 

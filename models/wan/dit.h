@@ -24,6 +24,7 @@ struct DitConfig {
 
 struct AttentionWeights {
   Linear q, k, v, out;
+  Linear qkv, kv;  ///< q, k and v (self-attention) or k and v (cross-attention) as one layer
   at::Tensor norm_q, norm_k;
 };
 

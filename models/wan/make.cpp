@@ -40,6 +40,7 @@ class WanCheckpoint final : public Checkpoint {
                      .patch_height = dit_config_.patch[1],
                      .patch_width = dit_config_.patch[2]};
     facts.max_positions = dit_config_.max_positions;
+    facts.text_dim = dit_config_.text_dim;
     facts.vae_decoder_dim = vae_config_.decoder_dim * vae_config_.multipliers[0];
     facts.vae_widest_dim = vae_config_.decoder_dim * vae_config_.multipliers[1];
     facts.text_encoder_bytes = Umt5(text_config_).weights().bytes(dtype);

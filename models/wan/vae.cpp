@@ -2,6 +2,8 @@
 
 #include "core/error.h"
 #include "core/io/json_file.h"
+#include "models/common/convolution.h"
+#include "models/common/fused.h"
 
 namespace frameshard::wan {
 
@@ -44,12 +46,37 @@ at::Tensor& FrameCache::next() {
   return slots_[position_++];
 }
 
-at::Tensor causal_conv(const Linear& layer, const at::Tensor& x, at::Tensor& kept) {
+at::Tensor with_kept(const at::Tensor& x, at::Tensor& kept) {
   auto shape = x.sizes().vec();
-  shape[2] = 2;
-  const at::Tensor padded = at::cat({kept.defined() ? kept : at::zeros(shape, x.options()), x}, 2);
-  kept = padded.narrow(2, padded.size(2) - 2, 2).clone();  // a view would keep all of `padded`
-  return at::conv3d(padded, layer.weight, layer.bias, 1, at::IntArrayRef{0, 1, 1});
+  shape[2] += 2;
+  at::Tensor padded = empty_channels_last(shape, x.options());
+  at::Tensor before = padded.narrow(2, 0, 2);
+  if (kept.defined()) {
+    before.copy_(kept);
+  } else {
+    before.zero_();
+  }
+  return padded;
+}
+
+void keep_last(const at::Tensor& padded, at::Tensor& kept) {
+  // A view would keep all of `padded`.
+  kept = padded.narrow(2, padded.size(2) - 2, 2).clone();
+}
+
+at::Tensor causal_conv(const Linear& layer, const at::Tensor& x, at::Tensor& kept) {
+  at::Tensor padded = with_kept(x, kept);
+  padded.narrow(2, 2, x.size(2)).copy_(x);
+  keep_last(padded, kept);
+  return convolve(layer, padded, 1, {0, 1, 1});
+}
+
+at::Tensor norm_silu_causal_conv(const at::Tensor& norm, const Linear& layer, const at::Tensor& x,
+                                 at::Tensor& kept) {
+  at::Tensor padded = with_kept(x, kept);
+  channel_norm_silu(x, norm, padded.narrow(2, 2, x.size(2)));
+  keep_last(padded, kept);
+  return convolve(layer, padded, 1, {0, 1, 1});
 }
 
 at::Tensor channel_norm(const at::Tensor& x, const at::Tensor& gamma) {
@@ -60,7 +87,9 @@ at::Tensor channel_norm(const at::Tensor& x, const at::Tensor& gamma) {
 
 at::Tensor each_frame(const at::Tensor& x, const std::function<at::Tensor(const at::Tensor&)>& function) {
   const auto s = x.sizes();
-  const at::Tensor result = function(x.permute({0, 2, 1, 3, 4}).reshape({s[0] * s[2], s[1], s[3], s[4]}));
+  // Where channels are innermost, frames are already apart and nothing is copied.
+  const at::Tensor result =
+      channels_last(function(x.permute({0, 2, 1, 3, 4}).reshape({s[0] * s[2], s[1], s[3], s[4]})));
   return result.view({s[0], s[2], result.size(1), result.size(2), result.size(3)}).permute({0, 2, 1, 3, 4});
 }
 
@@ -73,9 +102,9 @@ void ResidualBlock::list(WeightList& weights, const std::string& name, int64_t i
 }
 
 at::Tensor ResidualBlock::operator()(const at::Tensor& x, FrameCache& cache) const {
-  at::Tensor h = causal_conv(conv1, at::silu(channel_norm(x, norm1)), cache.next());
-  h = causal_conv(conv2, at::silu(channel_norm(h, norm2)), cache.next());
-  return h + (shortcut.weight.defined() ? at::conv3d(x, shortcut.weight, shortcut.bias) : x);
+  at::Tensor h = norm_silu_causal_conv(norm1, conv1, x, cache.next());
+  h = norm_silu_causal_conv(norm2, conv2, h, cache.next());
+  return h.add_(shortcut.weight.defined() ? convolve(shortcut, x, 1, 0) : x);
 }
 
 void FrameAttention::list(WeightList& weights, const std::string& name, int64_t width) {
@@ -87,12 +116,11 @@ void FrameAttention::list(WeightList& weights, const std::string& name, int64_t 
 at::Tensor FrameAttention::operator()(const at::Tensor& x) const {
   return x + each_frame(x, [&](const at::Tensor& frame) {
            const int64_t n = frame.size(0), c = frame.size(1), h = frame.size(2), w = frame.size(3);
-           const at::Tensor all = at::conv2d(channel_norm(frame, norm), qkv.weight, qkv.bias);
+           const at::Tensor all = channels_last(convolve(qkv, channel_norm(frame, norm), 1, 0));
            // [N, 3C, h, w] -> [N, 1, h*w, 3C]
-           const auto parts = all.view({n, 1, 3 * c, h * w}).transpose(2, 3).contiguous().chunk(3, -1);
+           const auto parts = all.permute({0, 2, 3, 1}).view({n, 1, h * w, 3 * c}).chunk(3, -1);
            const at::Tensor attended = at::scaled_dot_product_attention(parts[0], parts[1], parts[2]);
-           return at::conv2d(attended.transpose(2, 3).reshape({n, c, h, w}), projection.weight,
-                             projection.bias);
+           return convolve(projection, attended.reshape({n, h, w, c}).permute({0, 3, 1, 2}), 1, 0);
          });
 }
 
@@ -121,8 +149,7 @@ void WanVae::decode(const at::Tensor& latents, const std::function<void(const at
       at::tensor(config_.mean, options.device(at::kCPU)).view(channels).to(options.device());
   const at::Tensor deviation =
       at::tensor(config_.deviation, options.device(at::kCPU)).view(channels).to(options.device());
-  const at::Tensor z =
-      at::conv3d(latents.to(options) * deviation + mean, dequantize_.weight, dequantize_.bias);
+  const at::Tensor z = convolve(dequantize_, channels_last(latents.to(options) * deviation + mean), 1, 0);
   FrameCache cache;
   for (int64_t i = 0; i < z.size(2); ++i) {
     cache.rewind();
@@ -132,14 +159,14 @@ void WanVae::decode(const at::Tensor& latents, const std::function<void(const at
 
 at::Tensor WanVae::encode(const at::Tensor& frames) const {
   require(frames.size(2) % 4 == 1, "the VAE encodes 4k+1 frames, not {}", frames.size(2));
-  const at::Tensor x = frames.to(quantize_.weight.options());
+  const at::Tensor x = channels_last(frames.to(quantize_.weight.options()));
   FrameCache cache;
   std::vector<at::Tensor> parts{encoder_(x.narrow(2, 0, 1), cache)};
   for (int64_t i = 1; i < x.size(2); i += 4) {
     cache.rewind();
     parts.push_back(encoder_(x.narrow(2, i, 4), cache));
   }
-  return at::conv3d(at::cat(parts, 2), quantize_.weight, quantize_.bias);
+  return convolve(quantize_, at::cat(parts, 2), 1, 0);
 }
 
 }  // namespace frameshard::wan

@@ -1,3 +1,4 @@
+#include "models/common/convolution.h"
 #include "models/wan/vae.h"
 
 namespace frameshard::wan {
@@ -42,19 +43,22 @@ at::Tensor Decoder::upsample(const Resample& up, const at::Tensor& input, FrameC
       shape[2] = 2;
       kept = at::zeros(shape, x.options());
     } else {
-      const at::Tensor padded = at::cat({kept, x}, 2);
-      kept = padded.narrow(2, padded.size(2) - 2, 2).clone();
-      // [B, 2C, T, H, W] -> [B, C, 2T, H, W]
-      x = at::conv3d(padded, up.time.weight, up.time.bias)
-              .view({shape[0], 2, shape[1], shape[2], shape[3], shape[4]})
-              .permute({0, 2, 3, 1, 4, 5})
-              .reshape({shape[0], shape[1], 2 * shape[2], shape[3], shape[4]});
+      at::Tensor padded = with_kept(x, kept);
+      padded.narrow(2, 2, shape[2]).copy_(x);
+      keep_last(padded, kept);
+      // [B, 2C, T, H, W] -> [B, C, 2T, H, W], in memory [B, T, H, W, 2, C] -> [B, T, 2, H, W, C]
+      x = channels_last(convolve(up.time, padded, 1, 0))
+              .permute({0, 2, 3, 4, 1})
+              .view({shape[0], shape[2], shape[3], shape[4], 2, shape[1]})
+              .permute({0, 1, 4, 2, 3, 5})
+              .reshape({shape[0], 2 * shape[2], shape[3], shape[4], shape[1]})
+              .permute({0, 4, 1, 2, 3});
     }
   }
   return each_frame(x, [&](const at::Tensor& frames) {
     const at::Tensor wide =
         at::_upsample_nearest_exact2d(frames, at::IntArrayRef{2 * frames.size(2), 2 * frames.size(3)});
-    return at::conv2d(wide, up.spatial.weight, up.spatial.bias, 1, 1);
+    return convolve(up.spatial, wide, 1, 1);
   });
 }
 
@@ -64,7 +68,7 @@ at::Tensor Decoder::operator()(const at::Tensor& latent, FrameCache& cache) cons
     for (const ResidualBlock& block : level.blocks) x = block(x, cache);
     if (level.up.present) x = upsample(level.up, x, cache);
   }
-  return causal_conv(conv_out_, at::silu(channel_norm(x, norm_out_)), cache.next());
+  return norm_silu_causal_conv(norm_out_, conv_out_, x, cache.next());
 }
 
 }  // namespace frameshard::wan

@@ -1,3 +1,4 @@
+#include "models/common/convolution.h"
 #include "models/wan/vae.h"
 
 namespace frameshard::wan {
@@ -30,14 +31,14 @@ void Encoder::list(WeightList& weights, const VaeConfig& config) {
 at::Tensor Encoder::downsample(const Resample& down, const at::Tensor& input, FrameCache& cache) const {
   const at::Tensor x = each_frame(input, [&](const at::Tensor& frames) {
     // Padded on the right and at the bottom only.
-    return at::conv2d(at::constant_pad_nd(frames, {0, 1, 0, 1}), down.spatial.weight, down.spatial.bias, 2);
+    return convolve(down.spatial, channels_last(at::constant_pad_nd(frames, {0, 1, 0, 1})), 2, 0);
   });
   if (!down.changes_time) return x;
   at::Tensor& kept = cache.next();
   const at::Tensor before = kept;
   kept = x.narrow(2, x.size(2) - 1, 1).clone();
   if (!before.defined()) return x;  // the first frame stays one frame
-  return at::conv3d(at::cat({before, x}, 2), down.time.weight, down.time.bias, at::IntArrayRef{2, 1, 1});
+  return convolve(down.time, channels_last(at::cat({before, x}, 2)), {2, 1, 1}, 0);
 }
 
 at::Tensor Encoder::operator()(const at::Tensor& frames, FrameCache& cache) const {
@@ -47,7 +48,7 @@ at::Tensor Encoder::operator()(const at::Tensor& frames, FrameCache& cache) cons
     if (level.down.present) x = downsample(level.down, x, cache);
   }
   x = middle_(x, cache);
-  return causal_conv(conv_out_, at::silu(channel_norm(x, norm_out_)), cache.next());
+  return norm_silu_causal_conv(norm_out_, conv_out_, x, cache.next());
 }
 
 }  // namespace frameshard::wan
