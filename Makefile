@@ -3,7 +3,7 @@ BUILD := build/release
 JOBS := $(shell nproc)
 CTEST := ctest --output-on-failure --no-tests=error
 
-.PHONY: run build setup setup-tests test test-quick test-asan test-large tidy format clean
+.PHONY: run build setup setup-tests test test-quick test-asan test-large bench tidy format clean
 
 run: build
 	$(BUILD)/frameshard launch run configs/quickstart.yaml output.overwrite=true
@@ -39,11 +39,17 @@ test-large: setup-tests build
 	cmake --build --preset release -j $(JOBS)
 	$(CTEST) --test-dir $(BUILD) -L large
 
+# How a step scales over the devices that are here, and the engine beside diffusers (docs/benchmarks.md).
+bench: setup-tests build
+	cmake --build --preset release --target frameshard_probe -j $(JOBS)
+	$(BUILD)/frameshard bench
+	build/venv-test/bin/python tests/bench/side_by_side.py
+
 tidy: build
 	cmake/setup/tidy.sh $(BUILD)
 
 format:
-	git ls-files '*.h' '*.cpp' | xargs clang-format -i
+	git ls-files '*.h' '*.cpp' '*.cu' | xargs clang-format -i
 
 clean:
 	rm -rf build/release build/debug build/asan

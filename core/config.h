@@ -110,6 +110,7 @@ struct InferConfig {
   std::string backend = "auto";
   std::string device = "auto";
   AutoOr<int64_t> threads_per_rank;
+  AutoOr<int64_t> vae_parallel_size;
   bool pin_threads = true;
 
   bool operator==(const InferConfig&) const = default;
@@ -123,6 +124,9 @@ struct InferConfig {
     visit("device", self.device, "what computes", one_of({"auto", "cpu", "cuda"}));
     visit("threads_per_rank", self.threads_per_rank,
           "CPU threads; auto: OMP_NUM_THREADS, else allowed cores / ranks of this host", in_range(1, 1024));
+    visit("vae_parallel_size", self.vae_parallel_size,
+          "ranks that decode a video together, a band of the picture each; auto: one a GPU, or one a host",
+          in_range(1, 65536));
     visit("pin_threads", self.pin_threads,
           "processes that share a host keep to the cores of one NUMA node each, their GPU's");
   }

@@ -27,7 +27,8 @@ struct CudaFunctions {
   bool (*peer_access)(int device, int peer);
   // For those who watch a run; from any thread.
   int64_t (*allocated)(int device);
-  double (*utilisation)(int device);  ///< lately, 0 to 1; negative where NVML does not tell
+  double (*utilisation)(int device);      ///< lately, 0 to 1; negative where NVML does not tell
+  int (*compute_capability)(int device);  ///< 90 is 9.0
 };
 
 /// The module's functions, or null where there is no GPU. The first call loads the module, and must come

@@ -107,6 +107,10 @@ YamlNode read_prompt(const fs::path& file) {
     fail(ExitCode::config, "{}: not valid UTF-8 at byte {}; save the file as UTF-8", file.string(),
          valid_text_prefix(text));
   }
+  if (text.find_first_not_of(" \t\r\n") == std::string::npos) {
+    fail(ExitCode::bad_data, "{}: holds no prompt; write one, or take the file out of the directory",
+         file.string());
+  }
   if (text.ends_with('\n')) text.pop_back();
   if (text.ends_with('\r')) text.pop_back();
   YamlNode request;

@@ -14,8 +14,8 @@ inline constexpr std::size_t max_requests_bytes = std::size_t{64} << 20;
 ///   FILE.yaml, FILE.yml  a list of mappings, or a mapping with the one key `requests`
 ///   FILE.jsonl           a mapping a line; blank lines are skipped
 ///   a directory          each *.txt, sorted by name, is one prompt; the file's stem is the id
-/// 66 where nothing is there, 65 where it holds no request, 78 with the place for what cannot be read, 74
-/// where the disk fails.
+/// 66 where nothing is there or no regular file, 65 where it holds no request or a text no prompt, 78 with
+/// the place for what cannot be read, 74 where the disk fails.
 YamlNode read_requests(const std::filesystem::path& path);
 
 }  // namespace frameshard

@@ -7,15 +7,21 @@ namespace {
 
 volatile std::sig_atomic_t requested = 0;
 
-}  // namespace
-
-void stop_on_signals() {
+void request_stop(int signal, int flags) {
   struct sigaction action {};
   action.sa_handler = [](int) { requested = 1; };
-  action.sa_flags = SA_RESTART;
-  sigaction(SIGUSR1, &action, nullptr);
-  action.sa_flags |= int(SA_RESETHAND);
-  sigaction(SIGTERM, &action, nullptr);
+  action.sa_flags = flags;
+  sigaction(signal, &action, nullptr);
+}
+
+}  // namespace
+
+void stop_on_sigusr1() {
+  request_stop(SIGUSR1, SA_RESTART);
+}
+
+void stop_on_sigterm() {
+  request_stop(SIGTERM, SA_RESTART | int(SA_RESETHAND));
 }
 
 bool stop_requested() {

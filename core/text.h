@@ -34,24 +34,34 @@ inline std::size_t valid_text_prefix(std::string_view text) {
   return i;
 }
 
-/// A text in double quotes for a message: shortened, control characters escaped.
-inline std::string quote_for_message(std::string_view text) {
-  constexpr std::size_t longest = 80;
+/// Somebody's text on one line of a log: at most `longest` bytes of it, control characters escaped (also
+/// those of two bytes, U+0080 to U+009F), so that it cannot look like a line of ours or steer the terminal.
+/// "..." marks what is left out: from `longest` or the first invalid byte on.
+inline std::string one_line(std::string_view text, std::size_t longest = 200) {
   std::string_view shown = text.substr(0, longest);
   // Invalid bytes end the shown part too, and with them a character cut by the limit.
   shown = shown.substr(0, valid_text_prefix(shown));
-  std::string out = "\"";
-  for (const char c : shown) {
-    const auto code = static_cast<unsigned char>(c);
-    if (c == '\n') {
+  std::string out;
+  for (std::size_t i = 0; i < shown.size(); ++i) {
+    const auto code = static_cast<unsigned char>(shown[i]);
+    const bool of_two_bytes = code == 0xC2 && static_cast<unsigned char>(shown[i + 1]) < 0xA0;
+    if (code == '\n') {
       out += "\\n";
     } else if (code < 0x20 || code == 0x7F) {
       out += fmt::format("\\x{:02x}", code);
+    } else if (of_two_bytes) {
+      out += fmt::format("\\u{:04x}", static_cast<unsigned char>(shown[++i]));
     } else {
-      out += c;
+      out += shown[i];
     }
   }
-  return out + (shown.size() < text.size() ? "...\"" : "\"");
+  return out + (shown.size() < text.size() ? "..." : "");
+}
+
+/// A text in double quotes for a message: shortened, control characters escaped.
+inline std::string quote_for_message(std::string_view text) {
+  constexpr std::size_t longest = 80;
+  return "\"" + one_line(text, longest) + "\"";
 }
 
 /// Edits between two words: insertions, deletions, replacements and swaps of neighbours, case ignored.

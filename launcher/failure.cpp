@@ -1,5 +1,7 @@
 #include "launcher/failure.h"
 
+#include <cstdlib>
+#include <fstream>
 #include <new>
 
 #include <fcntl.h>
@@ -8,6 +10,7 @@
 #include "core/host.h"
 #include "core/io/atomic_file.h"
 #include "core/io/json_file.h"
+#include "core/log.h"
 
 namespace frameshard {
 namespace {
@@ -59,6 +62,12 @@ std::string failure_line(const Failure& failure, int rank, int world, const std:
                          const std::string& phase) {
   const std::string who = world > 1 ? fmt::format(" rank {} (host {}, {})", rank, host_name(), device) : "";
   return fmt::format("FAILED{} at {}: {}", who, phase, failure.message);
+}
+
+void print_last_line(const std::string& line) {
+  if (const char* file = std::getenv(last_line_variable); file && std::ofstream(file) << line << std::flush)
+    return;
+  log::print(line + "\n");
 }
 
 void write_failure_file(const std::filesystem::path& directory, const Failure& failure, int rank,

@@ -26,6 +26,13 @@ struct RankFailure : Error {
 std::string failure_line(const Failure& failure, int rank, int world, const std::string& device,
                          const std::string& phase);
 
+/// The variable that names a file for the last line of a job that is stopped.
+inline constexpr const char* last_line_variable = "FRAMESHARD_LAST_LINE";
+
+/// Prints the last line of a job that is stopped. Under `launch` the launcher does, when all ranks have
+/// ended: mpirun may lose what they say while it is told to end too.
+void print_last_line(const std::string& line);
+
 /// Writes error.rankN.json into the run's directory; says nothing where it cannot.
 void write_failure_file(const std::filesystem::path& directory, const Failure& failure, int rank,
                         const std::string& phase);

@@ -7,6 +7,7 @@
 #include "core/error.h"
 #include "core/hash.h"
 #include "core/io/safetensors.h"
+#include "core/text.h"
 #include "parallel/comm/text.h"
 
 namespace frameshard {
@@ -109,13 +110,15 @@ PlanMachine describe_machine(const Job& job, const RankPlace& place, int world, 
 
 namespace {
 
+constexpr const char* weights_key = "weights";
+
 // "key: value" lines, the same in the same order for equal jobs.
 std::vector<std::pair<std::string, std::string>> identity(const Job& job) {
   auto keys = flatten(job.config);
   std::string faults;
   for (const auto& [request, fault] : job.faults) faults += fmt::format("{} ", request);
   keys.emplace_back("requests that cannot be made", faults);
-  keys.emplace_back("weights", job.checkpoint->fingerprint());
+  keys.emplace_back(weights_key, job.checkpoint->fingerprint());
   for (size_t i = 0; i < job.requests.size(); ++i) {
     const RequestConfig& request = job.requests[i];
     if (request.latents && !job.faults.contains(i))
@@ -150,11 +153,16 @@ void check_agreement(const Job& job, Communicator& world) {
         return k < parts.size() ? parts[k] : "(nothing)";
       };
       if (at(first, i) == at(other, i) && at(first, i + 1) == at(other, i + 1)) continue;
-      fail(ExitCode::disagree,
-           "ranks disagree on {}: rank 0 has {}, rank {} has {}; start all ranks with the same configuration "
-           "and weights",
-           at(first, i), at(first, i + 1), rank,
-           at(other, i) == at(first, i) ? at(other, i + 1) : at(other, i) + " = " + at(other, i + 1));
+      // The weights' value is a text of ours, a line a file; others may hold a prompt.
+      auto shown = [&](const std::vector<std::string>& parts, size_t k) {
+        return at(first, i) == weights_key ? at(parts, k) : one_line(at(parts, k));
+      };
+      fail(
+          ExitCode::disagree,
+          "ranks disagree on {}: rank 0 has {}, rank {} has {}; start all ranks with the same configuration "
+          "and weights",
+          shown(first, i), shown(first, i + 1), rank,
+          at(other, i) == at(first, i) ? shown(other, i + 1) : shown(other, i) + " = " + shown(other, i + 1));
     }
   }
 }

@@ -57,7 +57,8 @@ Job open_job(const std::string& config, const std::vector<std::string>& override
 /// What this host sees of each unit. A single request, and one that is to be overwritten, counts as missing.
 std::vector<UnitState> survey_outputs(const Job& job);
 
-/// Makes the run's directory and proves that it can be written (74). Refuses a complete output of a single
+/// Makes the run's directory and proves that it can be written (74): something that is no file may have the
+/// name of one. Refuses a complete output of a single
 /// request, and those of a list that are of another configuration (74). Looks itself where `job.found` is
 /// empty.
 void prepare_outputs(const Job& job);

@@ -1,7 +1,6 @@
 // The command line. Each command is a page in commands/.
 #include <csignal>
 #include <cstdio>
-#include <cstring>
 
 #include <CLI/CLI.hpp>
 #include <fcntl.h>
@@ -12,7 +11,9 @@
 #include "core/phase.h"
 #include "core/version.h"
 #include "launcher/commands/commands.h"
+#include "launcher/commands/output.h"
 #include "launcher/failure.h"
+#include "launcher/flags.h"
 #include "launcher/launch/agent.h"
 #include "launcher/launch/streams.h"
 #include "parallel/comm/mpi_session.h"
@@ -35,6 +36,7 @@ struct Arguments {
   LaunchOptions launch;
   PlanOptions plan;
   DoctorOptions doctor;
+  BenchOptions bench;
 };
 
 constexpr const char* overrides_help = "key=value, over what the file says; `frameshard keys` lists the keys";
@@ -67,13 +69,21 @@ void add_doctor(CLI::App& app, Arguments& arguments, int& code) {
   doctor->add_option("config", arguments.config, "YAML file: also say whether its plan is even and fits");
   doctor->add_option("overrides", arguments.overrides, overrides_help);
   doctor->add_option("--seconds", arguments.doctor.seconds, "to measure the exchange between ranks in")
-      ->check(CLI::Range(0.1, 600.0))
+      ->check(real_range(0.1, 600))
       ->capture_default_str();
   doctor->add_option("--timeout", arguments.doctor.timeout, "seconds to wait for other ranks at one place")
-      ->check(CLI::Range(1.0, 3600.0))
+      ->check(real_range(1, 3600))
       ->capture_default_str();
   doctor->callback([&] { code = doctor_command(arguments.config, arguments.overrides, arguments.doctor); });
   doctor->footer("mpirun -n 4 frameshard doctor configs/quickstart.yaml");
+}
+
+void add_bench(CLI::App& app, Arguments& arguments, int& code) {
+  CLI::App* bench =
+      app.add_subcommand("bench", "Measure how a denoising step scales over ranks, and print tables");
+  add_bench_options(*bench, arguments.bench);
+  bench->callback([&] { code = bench_command(arguments.bench); });
+  bench->footer("frameshard launch --nproc-per-node 4 bench --model wan-1.3b --json bench.json");
 }
 
 void add_plan(CLI::App& app, Arguments& arguments, int& code) {
@@ -108,6 +118,7 @@ void add_commands(CLI::App& app, Arguments& arguments, int& code) {
 
   add_plan(app, arguments, code);
   add_doctor(app, arguments, code);
+  add_bench(app, arguments, code);
   app.add_subcommand("devices", "List the devices of this machine")->callback([&] {
     code = devices_command();
   });
@@ -147,6 +158,11 @@ int refuse_command_line(const CLI::App& app, const CLI::ParseError& error, int a
     log::print(fmt::format("\"{}\" is no command; frameshard --help lists them\n", word));
     return int(ExitCode::usage);
   }
+  if (dynamic_cast<const CLI::ExtrasError*>(&error)) {
+    const char* more = app.got_subcommand("launch") ? "; give launch its command without -- before it" : "";
+    log::print(fmt::format("{}{}\nRun with --help for more information.\n", usage_message(app, error), more));
+    return int(ExitCode::usage);
+  }
   return app.exit(error) == 0 ? 0 : int(ExitCode::usage);
 }
 
@@ -166,9 +182,7 @@ int main(int argc, char** argv) {
   try {
     become_launched_rank();
     app.parse(argc, argv);
-    // What these commands print is all that they make. A reader that has gone wanted no more.
-    const bool printed = std::fflush(stdout) == 0 || errno == EPIPE || app.got_subcommand("run");
-    if (!printed) fail(ExitCode::io, "stdout cannot be written: {}", std::strerror(errno));
+    if (!app.got_subcommand("run")) check_output();  // what the others print is all that they make
     return code;
   } catch (const CLI::ParseError& error) {
     return refuse_command_line(app, error, argc, argv);

@@ -1,7 +1,5 @@
 #include "launcher/outputs.h"
 
-#include <c10/core/GradMode.h>
-
 #include "core/error.h"
 #include "core/io/atomic_file.h"
 #include "core/io/json_file.h"
@@ -9,7 +7,6 @@
 #include "core/io/safetensors.h"
 #include "core/log.h"
 #include "core/trace.h"
-#include "models/pipeline.h"
 #include "parallel/comm/text.h"
 
 namespace frameshard {
@@ -40,22 +37,15 @@ VideoOutput::VideoOutput(const std::filesystem::path& directory, const OutputSet
                                         .metadata = settings.metadata}),
       frames_(settings.frames) {}
 
-void VideoOutput::write_frame(const at::Tensor& frame) {
-  const TraceScope trace("write");
-  writer_.write(bytes_of(frame));
-  if (in_strip(done_, frames_)) strip_.push_back(frame.clone());
-  ++done_;
+void VideoOutput::write(const at::Tensor& frames) {
+  for (const at::Tensor& frame : frames.unbind()) {
+    writer_.write(bytes_of(frame));
+    if (in_strip(done_, frames_)) strip_.push_back(frame.clone());
+    ++done_;
+  }
 }
 
-void VideoOutput::decode(const Vae& vae, const at::Tensor& latents) {
-  const c10::NoGradGuard no_grad;
-  vae.decode(latents, [&](const at::Tensor& frames) {
-    if (!at::isfinite(frames).all().item<bool>()) {
-      fail(ExitCode::not_finite, "the VAE made a NaN or Inf near frame {}; try model.vae_dtype=float32",
-           done_);
-    }
-    for (const at::Tensor& frame : to_rgb_bytes(frames).unbind()) write_frame(frame);
-  });
+void VideoOutput::write_preview() const {
   if (!can_write_png()) return log::warning("no preview.png: built without libpng");
   const at::Tensor strip = at::cat(strip_, 1).contiguous();  // [H, n*W, 3]
   write_png(directory_ / "preview.png", int(strip.size(1)), int(strip.size(0)), bytes_of(strip));

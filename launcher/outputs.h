@@ -8,9 +8,10 @@
 #include <string>
 #include <vector>
 
+#include <ATen/ATen.h>
+
 #include "core/config.h"
 #include "core/io/video_writer.h"
-#include "models/parts.h"
 #include "parallel/comm/communicator.h"
 
 namespace frameshard {
@@ -26,13 +27,12 @@ struct OutputSettings {
 class VideoOutput {
  public:
   VideoOutput(const std::filesystem::path& directory, const OutputSettings& settings);
-  /// Decodes latents and writes each frame as it comes. 80 where the VAE makes a NaN or Inf.
-  void decode(const Vae& vae, const at::Tensor& latents);
+  /// Appends frames: bytes [n, H, W, 3] on the CPU.
+  void write(const at::Tensor& frames);
+  void write_preview() const;
   void finish() { writer_.finish(); }
 
  private:
-  void write_frame(const at::Tensor& frame);
-
   std::filesystem::path directory_;
   VideoWriter writer_;
   int64_t frames_, done_ = 0;

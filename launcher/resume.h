@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <string>
 
 #include "models/pipeline.h"
 #include "parallel/comm/communicator.h"
@@ -13,9 +14,10 @@ namespace frameshard {
 class ResumeFile {
  public:
   ResumeFile(const std::filesystem::path& directory, const std::string& config_hash)
-      : file_(directory / ("resume-" + config_hash + ".safetensors")) {}
+      : file_(directory / ("resume-" + config_hash + ".safetensors")), config_hash_(config_hash) {}
 
-  /// Latents, the solver's memory and the number of steps, all or nothing. Called by one rank.
+  /// Latents, the solver's memory and the number of steps, all or nothing, with the configuration's hash and
+  /// a checksum. Called by one rank.
   void save(const DenoiseState& state, const NoiseSchedule& schedule) const;
 
   /// The saved state, with `schedule` restored, on all ranks of the replica: its first rank reads. `start`
@@ -27,6 +29,7 @@ class ResumeFile {
 
  private:
   std::filesystem::path file_;
+  std::string config_hash_;
 };
 
 }  // namespace frameshard

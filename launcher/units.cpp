@@ -2,6 +2,7 @@
 #include <set>
 
 #include "core/error.h"
+#include "core/io/file_kind.h"
 #include "core/io/run_directory.h"
 #include "core/io/video_info.h"
 #include "core/io/video_writer.h"
@@ -53,6 +54,19 @@ void refuse_other(const Job& job, const std::vector<UnitState>& found) {
        "another output.directory or other ids",
        job.directory.string(), count, count == 1 ? " is" : "s are", fmt::join(names, ", "),
        count == 1 ? "it" : "them");
+}
+
+// Not found out when the work is done.
+void check_places(const std::filesystem::path& directory, std::initializer_list<const char*> names) {
+  for (const char* name : names) {
+    const auto file = directory / name;
+    std::error_code ignored;
+    const auto status = std::filesystem::status(file, ignored);
+    if (!std::filesystem::exists(status) || std::filesystem::is_regular_file(status)) continue;
+    fail(ExitCode::io,
+         "{}: is {}, and a file of this name is to be written; take it away, or set output.directory",
+         file.string(), kind_of_file(status));
+  }
 }
 
 void refuse_complete(const std::filesystem::path& directory) {
@@ -107,6 +121,7 @@ void prepare_outputs(const Job& job) {
   const bool keeps = !job.config.output.overwrite;
   refuse_other(job, job.found.empty() ? survey_outputs(job) : job.found);
   make_output_directory(job.directory);
+  if (job.is_list()) check_places(job.directory, {"results.jsonl", "queue.json"});
   std::set<std::pair<int64_t, int64_t>> checked;  // sizes
   for (size_t i = 0; i < job.units.size(); ++i) {
     if (!job.wanted(i)) continue;
@@ -114,6 +129,8 @@ void prepare_outputs(const Job& job) {
     const auto directory = job.unit_directory(unit);
     if (keeps && !job.keeps_complete()) refuse_complete(directory);
     prepare_output_directory(directory);
+    check_places(directory, {"video.mp4", "preview.png", "latents.safetensors", "noise.safetensors",
+                             "run.yaml", "metrics.jsonl", "trace.json"});
     const RequestConfig& request = job.requests[unit.request];
     if (checked.insert({request.width, request.height}).second) {
       check_encoder(request, directory, int(job.config.output.fps));

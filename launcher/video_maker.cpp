@@ -11,6 +11,7 @@
 #include "core/phase.h"
 #include "core/progress.h"
 #include "core/stop.h"
+#include "core/text.h"
 
 namespace frameshard {
 namespace {
@@ -42,13 +43,14 @@ VideoMaker::VideoMaker(const Job& job, const RunPlan& plan, const RankPlace& pla
       observer_(observer),
       mesh_(world, plan.mesh, group_maker(plan.machine.backend, device)),
       attention_(mesh_.cp(), plan.attention),
+      decoders_(mesh_.replica(), plan),
       dtype_(resolve_dtype(job.config.model.dtype, device)) {}
 
 void VideoMaker::load(ModelCache& models, double text_seconds) {
   set_phase("load");
   Stopwatch watch;
   denoiser_ = models.denoiser(job_, device_);
-  if (first()) vae_ = models.vae(job_, device_);
+  if (decoders_.member()) vae_ = models.vae(job_, device_);
   metrics_.text_seconds = text_seconds;
   metrics_.load_seconds = watch.lap();
   metrics_.load_peak_bytes = take_peak();
@@ -60,7 +62,7 @@ std::optional<Failure> VideoMaker::make(const Unit& unit, const Conditioning& te
   const auto directory = job_.unit_directory(unit);
   const MovedSoFar before = moved();
   metrics_.step_seconds.clear();
-  if (first()) log::info("{}: {}", directory.string(), job_.requests[unit.request].prompt);
+  if (first()) log::info("{}: {}", directory.string(), one_line(job_.requests[unit.request].prompt));
 
   Stopwatch watch;
   at::Tensor latents;
@@ -131,14 +133,14 @@ void VideoMaker::fail_stopped() {
   fail(ExitCode::stopped, "stopped by a signal; the same command goes on from here");
 }
 
-// The first rank decodes, and the others wait to hear how it went.
+// Some ranks decode, and the others wait to hear how it went.
 std::optional<Failure> VideoMaker::decode(const Unit& unit, const at::Tensor& latents,
                                           std::optional<VideoOutput>& video) {
   std::optional<Failure> failure;
-  if (first()) {
+  if (decoders_.member()) {
     use_all_cpus(place_);
     at::set_num_threads(decode_threads());
-    failure = attempt(job_, [&] { decode_on_first(unit, latents, video); });
+    failure = attempt(job_, [&] { decode_with_team(unit, latents, video); });
     at::set_num_threads(plan_.machine.threads_per_rank);
     stay_on_own_cpus(place_, plan_.machine.threads_per_rank);
   }
@@ -155,19 +157,26 @@ std::optional<Failure> VideoMaker::decode(const Unit& unit, const at::Tensor& la
   return failure;
 }
 
-void VideoMaker::decode_on_first(const Unit& unit, const at::Tensor& latents,
-                                 std::optional<VideoOutput>& video) {
+void VideoMaker::decode_with_team(const Unit& unit, const at::Tensor& latents,
+                                  std::optional<VideoOutput>& video) {
   Stopwatch watch;
   set_phase("decode");
+  if (first()) begin_output(unit, latents, video);
+  decoders_.decode(*vae_, latents, [&](const at::Tensor& frames) { video->write(frames); });
+  metrics_.decode_seconds = watch.lap();
+  if (!first()) return;
+  video->write_preview();
+  log::info("decoded {} frames in {:.1f} s", job_.requests[unit.request].num_frames, metrics_.decode_seconds);
+}
+
+void VideoMaker::begin_output(const Unit& unit, const at::Tensor& latents,
+                              std::optional<VideoOutput>& video) const {
   const auto directory = job_.unit_directory(unit);
   make_output_directory(directory);  // hosts may have disks of their own
   remove_old_outputs(directory);
   write_run_yaml(unit, directory);
   if (job_.config.output.save_latents) write_latents(latents, directory / "latents.safetensors");
   video.emplace(directory, settings(unit));
-  video->decode(*vae_, latents);
-  metrics_.decode_seconds = watch.lap();
-  log::info("decoded {} frames in {:.1f} s", job_.requests[unit.request].num_frames, metrics_.decode_seconds);
 }
 
 // A sample of a batch starts from its part of the batch's noise.
@@ -194,12 +203,14 @@ OutputSettings VideoMaker::settings(const Unit& unit) const {
                        {"config_hash", config_hash(job_.unit_config(unit))}}};
 }
 
-// The other ranks of the replica wait meanwhile, and their cores are free; those of other replicas are not.
+// Ranks that do not decode wait meanwhile, and their cores are free; those of other replicas are not.
 int VideoMaker::decode_threads() {
   const int mine = plan_.machine.threads_per_rank, replica = mesh_.replica().size();
-  const int host = plan_.machine.ranks_per_node > 0 ? plan_.machine.ranks_per_node : world_.size();
-  const int share = allowed_cores() * std::min(replica, host) / host;
-  return std::max(mine, std::min(mine * replica, share));
+  const int host = plan_.machine.node_ranks();
+  const int here = std::min(replica, host);  // of this replica on a host
+  const int decoders = std::max(1, here / plan_.decoder_stride());
+  const int share = allowed_cores() * here / (host * decoders);
+  return std::max(mine, std::min(mine * plan_.decoder_stride(), share));
 }
 
 // The most memory of the phase that ends here.

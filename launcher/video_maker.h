@@ -3,6 +3,7 @@
 
 #include <chrono>
 
+#include "launcher/decode_team.h"
 #include "launcher/failure.h"
 #include "launcher/generate.h"
 #include "launcher/outputs.h"
@@ -52,7 +53,8 @@ class VideoMaker {
   at::Tensor denoise(const Unit& unit, const Conditioning& text);
   std::optional<Failure> decode(const Unit& unit, const at::Tensor& latents,
                                 std::optional<VideoOutput>& video);
-  void decode_on_first(const Unit& unit, const at::Tensor& latents, std::optional<VideoOutput>& video);
+  void decode_with_team(const Unit& unit, const at::Tensor& latents, std::optional<VideoOutput>& video);
+  void begin_output(const Unit& unit, const at::Tensor& latents, std::optional<VideoOutput>& video) const;
   ResumeFile resume_file(const Unit& unit) const;
   void write_run_yaml(const Unit& unit, const std::filesystem::path& directory) const;
   OutputSettings settings(const Unit& unit) const;
@@ -69,6 +71,7 @@ class VideoMaker {
   Observer& observer_;
   ProcessMesh mesh_;
   AttentionStrategy attention_;
+  DecodeTeam decoders_;
   at::ScalarType dtype_;
   std::shared_ptr<const Denoiser> denoiser_;
   std::shared_ptr<const Vae> vae_;

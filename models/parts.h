@@ -41,13 +41,24 @@ class Denoiser {
   virtual std::vector<int64_t> latent_shape(int64_t frames, int64_t height, int64_t width) const = 0;
 };
 
+/// Rows [begin, end) of latents or of a picture, from the top.
+struct Rows {
+  int64_t begin = 0, end = 0;
+  int64_t count() const { return end - begin; }
+};
+
 class Vae {
  public:
   virtual ~Vae() = default;
   /// Final latents [1, C, F, h, w] as the scheduler leaves them -> frames in [-1, 1], handed to `sink` as
-  /// they come: [1, 3, n, H, W] each time, in order.
-  virtual void decode(const at::Tensor& latents,
+  /// they come: [1, 3, n, H, W] each time, in order. Of the picture only the band that belongs to `rows` of
+  /// the latents, as it is in the undivided picture: what lies around it is computed as far as it is seen.
+  virtual void decode(const at::Tensor& latents, Rows rows,
                       const std::function<void(const at::Tensor& frames)>& sink) const = 0;
+  /// The whole picture.
+  void decode(const at::Tensor& latents, const std::function<void(const at::Tensor& frames)>& sink) const {
+    decode(latents, {0, latents.size(3)}, sink);
+  }
   /// Frames [B, 3, 4k+1, H, W] in [-1, 1] -> mean and log variance of the latents, [B, 2C, k+1, h, w], before
   /// normalisation.
   virtual at::Tensor encode(const at::Tensor& frames) const = 0;
@@ -63,8 +74,8 @@ class NoiseSchedule {
   /// Prediction and latents at step i -> latents at step i + 1, float32. Steps are taken in order.
   virtual at::Tensor step(const at::Tensor& prediction, int64_t i, const at::Tensor& latents) = 0;
 
-  /// What later steps need of those that were taken, and the way back: `steps_taken` of them. A solver without
-  /// a memory has none.
+  /// What later steps need of those that were taken, and the way back: `steps_taken` of them. A solver
+  /// without a memory has none.
   virtual std::vector<at::Tensor> history() const { return {}; }
   virtual void restore(std::vector<at::Tensor> history, int64_t steps_taken) {}
 };

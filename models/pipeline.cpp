@@ -28,20 +28,24 @@ at::Tensor DenoiseLoop::run(const RequestConfig& request, const Conditioning& te
                             const DenoiseState& start,
                             const std::function<void(const DenoiseState&)>& on_step) const {
   const c10::NoGradGuard no_grad;
-  const GuidanceCombiner guidance(mesh_.cfg(), request.guidance_scale);
   const int64_t tokens = denoiser_.token_count(start.latents.sizes().slice(1));
-  const ParallelSequence sequence(mesh_.cp(), *attention_, Partition::even(tokens, mesh_.cp().size()));
-  TextContext contexts[2];
-  for (Branch branch : guidance.mine()) {
-    const at::Tensor& embedding = branch == Branch::cond ? text.cond : text.uncond;
-    contexts[int(branch)] = denoiser_.prepare(embedding.to(device_));
+  const Partition pieces = Partition::even(tokens, mesh_.cp().size());
+  const ParallelSequence sequence(mesh_.cp(), *attention_, pieces);
+  const GuidanceCombiner guidance(mesh_.cfg(), request.guidance_scale, pieces.largest());
+  std::vector<TextContext> contexts;
+  for (const auto& branches : guidance.mine()) {
+    std::vector<at::Tensor> embeddings;
+    for (Branch branch : branches) embeddings.push_back(branch == Branch::cond ? text.cond : text.uncond);
+    contexts.push_back(denoiser_.prepare(at::cat(embeddings).to(device_)));
   }
   at::Tensor latents = start.latents.to(device_);
   for (int64_t i = start.steps; i < schedule.steps(); ++i) {
     set_phase("denoise", i + 1, schedule.steps());
-    const at::Tensor timestep = at::full({1}, schedule.timestep(i), latents.options());
-    const at::Tensor prediction = guidance(
-        [&](Branch branch) { return denoiser_.predict(latents, timestep, contexts[int(branch)], sequence); });
+    const at::Tensor prediction = guidance([&](size_t list) {
+      const int64_t batch = int64_t(guidance.mine()[list].size());
+      const at::Tensor timestep = at::full({batch}, schedule.timestep(i), latents.options());
+      return denoiser_.predict(latents.expand({batch, -1, -1, -1, -1}), timestep, contexts[list], sequence);
+    });
     latents = schedule.step(prediction, i, latents);
     if (!at::isfinite(latents).all().item<bool>()) {
       fail(ExitCode::not_finite, "step {} of {} made a NaN or Inf in the latents; try model.dtype=float32",

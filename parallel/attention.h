@@ -38,8 +38,9 @@ struct Qkv {
 class AttentionParallel {
  public:
   virtual ~AttentionParallel() = default;
-  /// This rank's tokens in, this rank's tokens out: [B, S_mine, H, D]. Differentiable.
-  virtual at::Tensor self_attention(const Qkv& mine, const Partition& tokens,
+  /// This rank's tokens in, this rank's tokens out: [B, S_mine, H, D]. Differentiable. `mine` is given away:
+  /// its memory is free again as soon as it is not needed.
+  virtual at::Tensor self_attention(Qkv mine, const Partition& tokens,
                                     const AttentionKernel& kernel) const = 0;
 };
 using AttentionPtr = std::unique_ptr<AttentionParallel>;

@@ -5,7 +5,7 @@ namespace {
 
 class LocalAttention final : public AttentionParallel {
  public:
-  at::Tensor self_attention(const Qkv& mine, const Partition&, const AttentionKernel& kernel) const override {
+  at::Tensor self_attention(Qkv mine, const Partition&, const AttentionKernel& kernel) const override {
     return kernel.attend(mine.q, mine.k, mine.v);
   }
 };

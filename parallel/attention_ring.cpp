@@ -101,8 +101,7 @@ class RingAttention final : public AttentionParallel {
  public:
   explicit RingAttention(Communicator& group) : group_(group) {}
 
-  at::Tensor self_attention(const Qkv& mine, const Partition& tokens,
-                            const AttentionKernel& kernel) const override {
+  at::Tensor self_attention(Qkv mine, const Partition& tokens, const AttentionKernel& kernel) const override {
     return Ring::apply(mine.q, mine.k, mine.v, tokens, &group_, &kernel);
   }
 

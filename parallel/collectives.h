@@ -33,6 +33,11 @@ at::Tensor unshard(const at::Tensor& piece, int64_t dim, const Partition& pieces
 at::Tensor redistribute(const at::Tensor& piece, int64_t from_dim, const Partition& from, int64_t to_dim,
                         const Partition& to, Communicator& comm);
 
+/// Several tensors of one shape and type in one exchange. Where no gradient is wanted each piece is let go of
+/// as soon as it is packed.
+std::vector<at::Tensor> redistribute(std::vector<at::Tensor> pieces, int64_t from_dim, const Partition& from,
+                                     int64_t to_dim, const Partition& to, Communicator& comm);
+
 /// The sum over ranks, on every rank (all-reduce).
 at::Tensor sum(const at::Tensor& mine, Communicator& comm, Downstream downstream);
 

@@ -105,6 +105,23 @@ std::vector<std::string> warnings_for(const RunPlan& plan, const ModelFacts& mod
   return warnings;
 }
 
+// Ranks of a host share its cores, and one of them with all threads does what several would, without rows
+// that neighbours compute twice.
+int decoders_of(const RunPlan& plan, const InferConfig& infer, const PlanMachine& machine) {
+  const int ranks = plan.mesh.cfg * plan.mesh.cp;
+  if (infer.vae_parallel_size.value) {
+    const int64_t wanted = *infer.vae_parallel_size.value;
+    if (wanted > ranks || ranks % wanted != 0) {
+      fail(ExitCode::config,
+           "infer.vae_parallel_size {} where {} rank{} work{} on a video; it must divide their number",
+           wanted, ranks, plural(ranks), ranks == 1 ? "s" : "");
+    }
+    return int(wanted);
+  }
+  if (machine.device == "cuda") return machine.backend == "nccl" ? ranks : 1;
+  return ranks % machine.node_ranks() == 0 ? std::max(1, ranks / machine.node_ranks()) : 1;
+}
+
 const RequestConfig& largest_of(const std::vector<RequestConfig>& requests, const ModelFacts& model) {
   return *std::max_element(requests.begin(), requests.end(), [&](auto& a, auto& b) {
     return token_grid(a, model).total() < token_grid(b, model).total();
@@ -182,6 +199,7 @@ RunPlan make_plan(const RunConfig& config, const ModelFacts& model, const PlanMa
   plan.grid = work.largest.grid;
   plan.tokens = Partition::even(plan.grid.total(), plan.mesh.cp);
   plan.heads = Partition::even(model.heads, plan.attention.ulysses);
+  plan.decoders = decoders_of(plan, config.infer, machine);
   plan.costs = best.costs, plan.predicted = best.predicted, plan.videos = work.videos;
   plan.reasons = reasons_for(best, work, model, machine);
   plan.warnings = warnings_for(plan, model, best.fits);

@@ -110,11 +110,15 @@ struct RunPlan {
   TokenGrid grid{};
   Partition tokens = Partition::even(0, 1);  ///< over the cp group
   Partition heads = Partition::even(0, 1);   ///< over a Ulysses group
+  int decoders =
+      1;  ///< ranks of a replica that decode a video together: every decoder_stride()-th, from the first
   RankCosts costs;
   Prediction predicted;
   int64_t videos = 1;
   std::vector<std::string> reasons;  ///< for this choice, a sentence each
   std::vector<std::string> warnings;
+
+  int decoder_stride() const { return mesh.cfg * mesh.cp / decoders; }
 };
 
 /// The split with the least predicted time among those that the config allows. 78 where the sizes do not fit

@@ -1,4 +1,5 @@
 // Memory and operations of the busiest rank.
+#include "parallel/guidance.h"
 #include "parallel/plan_costs.h"
 
 namespace frameshard {
@@ -26,7 +27,8 @@ int64_t denoise_activations(const Split& split, const VideoClass& video, const M
   const int64_t text = branches_a_rank(split, video) * model.layers * 2 * video.text_tokens * width * each;
   // Latents, noise predictions, the solver's history; float32.
   const int64_t latents = video.grid.total() * model.patch() * 4 * 8;
-  return std::max(attention, feed_forward) + text + latents;
+  const bool together = branches_a_rank(split, video) == 2 && tokens <= most_tokens_together;
+  return std::max(attention, feed_forward) * (together ? 2 : 1) + text + latents;
 }
 
 int64_t decode_activations(const VideoClass& video, const ModelFacts& model, const PlanMachine& machine) {

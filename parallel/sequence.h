@@ -18,8 +18,8 @@ class ParallelSequence {
   /// Before unpatchify: this rank's tokens [B, S_mine, C] -> all [B, S, C].
   at::Tensor leave(const at::Tensor& mine) const;
   /// [B, S_mine, H, D] each, in and out.
-  at::Tensor self_attention(const Qkv& mine, const AttentionKernel& kernel) const {
-    return attention_.self_attention(mine, tokens_, kernel);
+  at::Tensor self_attention(Qkv mine, const AttentionKernel& kernel) const {
+    return attention_.self_attention(std::move(mine), tokens_, kernel);
   }
   /// The rows of a table over all tokens [S, …] that belong to this rank (positions for RoPE).
   at::Tensor positions(const at::Tensor& table) const;

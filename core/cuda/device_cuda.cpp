@@ -114,11 +114,18 @@ double utilisation(int device) {
   return nvml_utilisation(pci_address(device));
 }
 
+int compute_capability(int device) {
+  int major = 0, minor = 0;
+  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "reading a device's kind");
+  check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "reading a device's kind");
+  return major * 10 + minor;
+}
+
 }  // namespace
 
 extern "C" __attribute__((visibility("default"))) const CudaFunctions frameshard_cuda_functions = {
     device_count,    set_device,  synchronize, memory,      peak_allocated, reset_peak,
     empty_cache,     device_name, versions,    driver_cuda, runtime_cuda,   nccl_loaded,
-    nccl_built_with, pci_address, peer_access, allocated,   utilisation};
+    nccl_built_with, pci_address, peer_access, allocated,   utilisation,    compute_capability};
 
 }  // namespace frameshard

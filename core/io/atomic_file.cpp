@@ -111,7 +111,9 @@ int sync_directory(const fs::path& directory) {
 AtomicFile::AtomicFile(fs::path final_path) : final_path_(std::move(final_path)), owner_(getpid()) {
   std::error_code ignored;
   // Found out now, not by the rename at the end of a long run.
-  if (!final_path_.has_filename() || fs::is_directory(final_path_, ignored)) fail_io("create", EISDIR);
+  if (!final_path_.has_filename() || fs::is_directory(final_path_, ignored)) {
+    fail(ExitCode::io, "cannot create {}: {}", final_path_.string(), reason(EISDIR));
+  }
   create_temporary();
 }
 

@@ -6,8 +6,16 @@
 #include <fstream>
 
 #include "core/error.h"
+#include "core/io/file_kind.h"
 
 namespace frameshard {
+namespace {
+
+bool names_descriptor(const std::string& path) {
+  return path == "/dev/stdin" || path.starts_with("/dev/fd/") || path.starts_with("/proc/self/fd/");
+}
+
+}  // namespace
 
 std::string read_text_file(const std::filesystem::path& file, std::size_t limit, const char* wanted) {
   const std::string name = file.string();
@@ -18,6 +26,11 @@ std::string read_text_file(const std::filesystem::path& file, std::size_t limit,
   }
   if (std::filesystem::is_directory(status)) {
     fail(ExitCode::missing_file, "{}: is a directory, {} is wanted", name, wanted);
+  }
+  if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status) &&
+      !names_descriptor(name)) {
+    fail(ExitCode::missing_file, "{}: is no regular file but {}, {} is wanted", name, kind_of_file(status),
+         wanted);
   }
   errno = 0;
   std::ifstream stream(file, std::ios::binary);

@@ -8,7 +8,9 @@
 namespace frameshard {
 
 /// At most `limit` + 1 bytes of a file: one more than allowed shows that it is too long. `wanted` ("a YAML
-/// file") is for messages. 66 where it is not there or a directory, 74 where it cannot be read.
+/// file") is for messages. 66 where it is not there or no regular file, 74 where it cannot be read. What the
+/// process has open, named by its descriptor as the shell names <(...), may be a pipe: reading a FIFO by name
+/// would wait for somebody to write.
 std::string read_text_file(const std::filesystem::path& file, std::size_t limit, const char* wanted);
 
 }  // namespace frameshard

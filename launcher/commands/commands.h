@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "launcher/bench/options.h"
 #include "launcher/launch/options.h"
 #include "launcher/observe/options.h"
 
@@ -45,6 +46,12 @@ struct DoctorOptions {
 /// where something is to change. `config` may be empty.
 int doctor_command(const std::string& config, const std::vector<std::string>& overrides,
                    const DoctorOptions& options);
+
+/// `frameshard bench`: measures how a denoising step scales over ranks, and prints tables. Started alone it
+/// starts itself again through `frameshard launch`, a rank a device. 64 for what cannot be measured, 71 where
+/// it does not fit into the memory, 74 where a file cannot be written, 69 without gnuplot for --plot: all of
+/// it before anything is measured.
+int bench_command(const BenchOptions& options);
 
 /// `frameshard devices`
 int devices_command();

@@ -3,16 +3,18 @@
 #include "core/error.h"
 #include "core/host.h"
 #include "launcher/commands/commands.h"
+#include "launcher/commands/output.h"
 
 namespace frameshard {
 
 int devices_command() {
   cuda();
   for (const DeviceInfo& info : list_devices()) {
-    fmt::print("{:<8}{} free of {}  {}\n", info.device.str(), format_bytes(double(info.free_bytes)),
-               format_bytes(double(info.total_bytes)), info.name);
+    print_output(fmt::format("{:<8}{} free of {}  {}\n", info.device.str(),
+                             format_bytes(double(info.free_bytes)), format_bytes(double(info.total_bytes)),
+                             info.name));
   }
-  if (!cuda()) fmt::print("no GPU: {}\n", why_no_cuda());
+  if (!cuda()) print_output(fmt::format("no GPU: {}\n", why_no_cuda()));
   return int(ExitCode::ok);
 }
 

@@ -1,7 +1,6 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <cstdio>
 #include <optional>
 #include <thread>
 
@@ -10,13 +9,16 @@
 #include "core/log.h"
 #include "core/phase.h"
 #include "launcher/commands/commands.h"
+#include "launcher/commands/output.h"
 #include "launcher/doctor/config_check.h"
 #include "launcher/doctor/examine.h"
 #include "launcher/doctor/exchange_check.h"
 #include "launcher/doctor/watchdog.h"
 #include "launcher/failure.h"
+#include "launcher/settle.h"
 #include "parallel/comm/mpi_session.h"
 #include "parallel/comm/self.h"
+#include "parallel/comm/text.h"
 
 namespace frameshard {
 namespace {
@@ -27,8 +29,7 @@ struct Progress {
 };
 
 void print_lines(const std::vector<std::string>& lines) {
-  for (const std::string& line : lines) fmt::print("{}\n", line);
-  std::fflush(stdout);
+  for (const std::string& line : lines) print_output(line + "\n");
 }
 
 // One more thing to change; no rank goes on after it.
@@ -93,7 +94,19 @@ void exchange(Communicator& world, const Hosts& hosts, const RankPlace& place, c
   std::vector<Report> reports;
   append(reports, report.findings, {{}, 0, hosts.names.front()});
   show(reports, world, progress);
-  if (world.rank() == 0) fmt::print("{}", report.tables);
+  if (world.rank() == 0) print_output(report.tables);
+}
+
+// What the ranks do together depends on it. Other configurations are a finding, and no reason to end.
+void check_same_arguments(bool config, const DoctorOptions& options, Communicator& world) {
+  const auto all = gather_texts(world, fmt::format("--seconds {:g} --timeout {:g} and {} configuration",
+                                                   options.seconds, options.timeout, config ? "a" : "no"));
+  const auto other = std::find_if(all.begin(), all.end(), [&](auto& each) { return each != all.front(); });
+  if (other == all.end()) return;
+  fail(ExitCode::disagree,
+       "ranks disagree on the arguments of doctor: rank 0 has {}, rank {} has {}; give all "
+       "ranks the same",
+       all.front(), other - all.begin(), *other);
 }
 
 }  // namespace
@@ -115,6 +128,11 @@ int doctor_command(const std::string& config, const std::vector<std::string>& ov
   log::set_rank(world->rank(), world->size());
 
   watchdog.wait_for("the first exchange of texts");
+  try {
+    all_or_none(*world, [&] { check_same_arguments(!config.empty(), options, *world); });
+  } catch (const Ended& ended) {
+    return ended.code;
+  }
   const Hosts hosts = find_hosts(*world);
   RankPlace place{.under_mpi = launched};
   if (launched) place.local_rank = mpi->local_rank(), place.local_size = mpi->local_size();

@@ -1,14 +1,18 @@
 #include "core/config.h"
 #include "core/error.h"
 #include "launcher/commands/commands.h"
+#include "launcher/commands/output.h"
 
 namespace frameshard {
 
 int keys_command() {
+  std::string text;
   for (const KeyInfo& key : config_keys()) {
-    fmt::print("{:<34}{:<50}{:<12}{}\n", key.key, key.limits.empty() ? key.type : key.type + " " + key.limits,
-               key.default_value, key.help);
+    text +=
+        fmt::format("{:<34}{:<50}{:<12}{}\n", key.key,
+                    key.limits.empty() ? key.type : key.type + " " + key.limits, key.default_value, key.help);
   }
+  print_output(text);
   return int(ExitCode::ok);
 }
 

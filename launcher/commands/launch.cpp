@@ -11,6 +11,7 @@
 #include "core/log.h"
 #include "core/version.h"
 #include "launcher/commands/commands.h"
+#include "launcher/flags.h"
 #include "launcher/job.h"
 #include "launcher/launch/master.h"
 #include "launcher/launch/node.h"
@@ -21,7 +22,7 @@
 namespace frameshard {
 namespace {
 
-constexpr const char* startable[] = {"run", "doctor"};
+constexpr const char* startable[] = {"run", "doctor", "bench"};
 
 void check_program(const std::vector<std::string>& program) {
   const std::string word = program.empty() ? "" : program[0];
@@ -43,7 +44,7 @@ std::optional<Job> read_job(const std::vector<std::string>& program) {
   try {
     command.parse(words);
   } catch (const CLI::ParseError& error) {
-    if (error.get_exit_code() != 0) fail(ExitCode::usage, "run: {}", error.what());
+    if (error.get_exit_code() != 0) fail(ExitCode::usage, "run: {}", usage_message(command, error));
     throw;  // --help, which main prints
   }
   return open_job(options.config, options.overrides, options.fail_fast);
@@ -84,8 +85,8 @@ void check_same_mpi(const OpenMpi& mpi) {
        mpi.mpirun, mpi.release.text(), mpi_version());
 }
 
-int launch_as_master(const LaunchOptions& options, const OpenMpi& mpi, SignalPipe& signals) {
-  const auto job = read_job(options.program);
+int launch_as_master(const LaunchOptions& options, const std::optional<Job>& job, const OpenMpi& mpi,
+                     SignalPipe& signals) {
   const NodeFacts mine = describe_node(options, mpi);
   if (options.nodes == 1 && job) check_plan(*job, mine.ranks, mine.ranks);
   // Before the others come: it may look at many videos of an earlier run.
@@ -107,7 +108,6 @@ int launch_as_master(const LaunchOptions& options, const OpenMpi& mpi, SignalPip
 }
 
 int launch_as_node(const LaunchOptions& options, const OpenMpi& mpi, SignalPipe& signals) {
-  read_job(options.program);
   NodeFacts mine = describe_node(options, mpi);
   const Token token = job_token(options, signals);
   const auto master = join_master(options, mine, token, signals);
@@ -119,12 +119,15 @@ int launch_as_node(const LaunchOptions& options, const OpenMpi& mpi, SignalPipe&
 int launch_command(LaunchOptions options) {
   check_launch_options(options);
   check_program(options.program);
-  count_ranks(options.nproc_per_node);
+  const int ranks = count_ranks(options.nproc_per_node);
+  check_stream_ranks(options.redirects, ranks, "--redirects");
+  check_stream_ranks(options.tee, ranks, "--tee");
   const OpenMpi mpi = find_open_mpi();
   check_same_mpi(mpi);
+  const auto job = read_job(options.program);  // until it is read, a signal ends the launcher at once
   SignalPipe signals;
   try {
-    return options.node_rank == 0 ? launch_as_master(options, mpi, signals)
+    return options.node_rank == 0 ? launch_as_master(options, job, mpi, signals)
                                   : launch_as_node(options, mpi, signals);
   } catch (const Interrupted& interrupted) {
     log::print(fmt::format("FAILED: ended by {}\n", strsignal(interrupted.signal)));

@@ -3,6 +3,7 @@
 #include "core/error.h"
 #include "core/host.h"
 #include "launcher/commands/commands.h"
+#include "launcher/commands/output.h"
 #include "launcher/job.h"
 #include "launcher/plan_world.h"
 #include "parallel/hardware.h"
@@ -46,12 +47,12 @@ int plan_command(const std::string& config, const std::vector<std::string>& over
   if (options.json) {
     Json json = plan_json(plan, choices, facts);
     json["machine"]["ranks_from"] = world.source.empty() ? Json(nullptr) : Json(world.source);
-    fmt::print("{}\n", json.dump(2));
+    print_output(json.dump(2) + "\n");
     return int(ExitCode::ok);
   }
-  fmt::print("{}\n{}", world.text(), describe(plan, facts));
+  print_output(fmt::format("{}\n{}", world.text(), describe(plan, facts)));
   constexpr size_t rows = 12;
-  if (world.ranks > 1) fmt::print("{}", describe_choices(choices, options.all ? 0 : rows));
+  if (world.ranks > 1) print_output(describe_choices(choices, options.all ? 0 : rows));
   return int(ExitCode::ok);
 }
 

@@ -65,7 +65,8 @@ int run_alone(const RunOptions& options) {
   prepare_outputs(job);
   print_plan(plan, job, 0);
 
-  std::unique_ptr<Exporter> exporter = exporter_of(options.observe);
+  std::unique_ptr<Exporter> exporter = exporter_of(options);
+  stop_on_sigterm();
   ModelCache models;
   Generated all;
   std::mutex mutex;
@@ -94,7 +95,7 @@ int run_alone(const RunOptions& options) {
 
 int run_command(const RunOptions& options) {
   cuda();  // loaded before the first tensor is made (core/cuda_module.h)
-  stop_on_signals();
+  stop_on_sigusr1();
   return launcher_environment().launched ? run_under_mpi(options) : run_alone(options);
 }
 

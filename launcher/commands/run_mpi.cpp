@@ -7,39 +7,16 @@
 #include "core/cuda_module.h"
 #include "core/log.h"
 #include "core/phase.h"
+#include "core/stop.h"
 #include "launcher/commands/run_parts.h"
 #include "launcher/doctor/versions_check.h"
 #include "launcher/failure.h"
+#include "launcher/settle.h"
 #include "parallel/comm/mpi_session.h"
 #include "parallel/comm/text.h"
 
 namespace frameshard {
 namespace {
-
-// All ranks end with this code; one of them has said why.
-struct Ended {
-  int code;
-};
-
-// All ranks learn of every failure; the lowest rank that failed reports it, and all end with its code. Ending
-// at once would race with the launcher, which kills the others.
-template <class Action>
-void all_or_none(Communicator& world, Action action) {
-  Failure mine{.code = ExitCode::ok, .message = ""};
-  try {
-    action();
-  } catch (...) {
-    mine = current_failure();
-  }
-  const auto all = gather_texts(world, std::to_string(int(mine.code)));
-  const auto failed = std::find_if(all.begin(), all.end(), [](auto& code) { return code != "0"; });
-  if (failed == all.end()) return;
-  if (failed - all.begin() == world.rank()) {
-    log::print(fmt::format("FAILED at {}: {}\n", current_phase(), mine.message));
-  }
-  world.barrier();  // the message is out
-  throw Ended{std::stoi(*failed)};
-}
 
 std::string shared_token(Communicator& world) {
   const auto now = std::chrono::system_clock::now().time_since_epoch().count();
@@ -87,7 +64,7 @@ std::vector<UnitState> survey_hosts(const Job& job, const RankPlace& place, Comm
 int end_stopped(const Error& stop, Communicator& world) {
   const std::string phase = current_phase();
   world.barrier();
-  if (world.rank() == 0) log::print(fmt::format("FAILED at {}: {}\n", phase, stop.what()));
+  if (world.rank() == 0) print_last_line(fmt::format("FAILED at {}: {}", phase, stop.what()));
   world.barrier();
   return int(ExitCode::stopped);
 }
@@ -163,9 +140,10 @@ int run_rank(const RunOptions& options, MpiSession& mpi) {
     plan = make_plan(job.config, model_facts(job, machine.device), machine);
     if (world.rank() != 0) return;
     prepare_outputs(job);
-    exporter = exporter_of(options.observe);
+    exporter = exporter_of(options);
   });
   print_plan(plan, job, world.rank());
+  stop_on_sigterm();
   const Generated made = generate_together(options, job, plan, place, world, std::move(exporter));
   print_videos(made);
   // Nobody ends with a code, and has the others killed, before all is out.

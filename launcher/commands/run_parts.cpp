@@ -3,14 +3,15 @@
 #include <cstdio>
 
 #include "core/device.h"
+#include "core/host.h"
 #include "core/log.h"
+#include "launcher/commands/output.h"
 
 namespace frameshard {
 
 void print_videos(const Generated& made) {
   std::fflush(stderr);
-  for (const auto& [unit, video] : made.videos) fmt::print("{}\n", video.string());
-  std::fflush(stdout);
+  for (const auto& [unit, video] : made.videos) print_output(video.string() + "\n");
 }
 
 void print_failures(const Generated& made) {
@@ -20,6 +21,13 @@ void print_failures(const Generated& made) {
 void print_plan(const RunPlan& plan, const Job& job, int rank) {
   if (rank != 0) return;
   log::info("{}", describe(plan, model_facts(job, plan.machine.device)));
+  constexpr int64_t tolerated = 4;  // times the cores
+  const int64_t threads = job.config.infer.threads_per_rank.value.value_or(1);
+  if (threads > tolerated * allowed_cores()) {
+    log::warning(
+        "infer.threads_per_rank is {} and this process may use {} cores: its threads hinder each other",
+        threads, allowed_cores());
+  }
 }
 
 at::Device rank_device(const Job& job, const RankPlace& place) {
@@ -30,8 +38,9 @@ ObservedRank observed(const Job& job, const RankPlace& place, const RunPlan& pla
   return {.device = rank_device(job, place), .replica = coord_of(rank, plan.mesh).dp};
 }
 
-std::unique_ptr<Exporter> exporter_of(const ObserveOptions& options) {
-  return options.prometheus.empty() ? nullptr : open_exporter(options.prometheus);
+std::unique_ptr<Exporter> exporter_of(const RunOptions& options) {
+  const std::string& target = options.observe.prometheus;
+  return target.empty() ? nullptr : open_exporter(target, options.config);
 }
 
 }  // namespace frameshard

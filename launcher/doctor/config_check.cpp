@@ -122,7 +122,7 @@ ConfigReport check_config(const std::string& config, const std::vector<std::stri
   ConfigReport report;
   Job job;
   try {
-    job = open_job(config, overrides);
+    job = open_job(config, overrides, /*fail_fast=*/false);  // as `run` and `plan` go on
   } catch (...) {
     report.findings.push_back(failed("config", Scope::rank));
   }
@@ -133,6 +133,11 @@ ConfigReport check_config(const std::string& config, const std::vector<std::stri
     report.findings.push_back(
         ok("config", config + " can be used" + (world.size() > 1 ? ", and is the same on all ranks" : ""),
            Scope::job));
+    for (const auto& [request, fault] : job.faults) {
+      report.findings.push_back(note(
+          "config", fmt::format("{} fails, the others go on: {}", job.requests[request].id, fault.message),
+          Scope::job));
+    }
   } catch (...) {
     report.findings.push_back(failed("config", Scope::job));
     return report;

@@ -6,12 +6,14 @@
 #include <csignal>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 
 #include <poll.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 
 #include "core/log.h"
+#include "launcher/failure.h"
 #include "launcher/launch/agent.h"
 #include "launcher/launch/job_space.h"
 
@@ -94,6 +96,7 @@ class Attempt {
     job.program.insert(job.program.end(), settings_.mine.program.begin(), settings_.mine.program.end());
     Environment environment = rank_environment(settings_.options, number_);
     environment.emplace_back("FRAMESHARD_AGENT_SOCKET", (space_.scratch() / "agent.sock").string());
+    environment.emplace_back(last_line_variable, last_line_file().string());
     mpirun_ = start_process(mpirun_command(settings_.mpi, job), environment);
   }
 
@@ -264,10 +267,20 @@ class Attempt {
             fmt::format("mpirun wants to start on \"{}\", which is no node of this job", host));
   }
 
+  std::filesystem::path last_line_file() const { return space_.scratch() / "last-line"; }
+
+  // The first rank is one of this node.
+  int print_stop() const {
+    std::string line;
+    std::getline(std::ifstream(last_line_file()), line);
+    log::print((line.empty() ? "FAILED: stopped by a signal; the same command goes on" : line) + "\n");
+    return int(ExitCode::stopped);
+  }
+
   int result() {
     if (failure_) return *failure_;
     const int code = status_ ? exit_code_of(*status_) : 0;
-    if (code == int(ExitCode::stopped)) return code;
+    if (code == int(ExitCode::stopped)) return print_stop();
     if (stop_signal_ != 0 && (code != 0 || !status_)) {
       log::print(fmt::format("FAILED: ended by {}\n", strsignal(stop_signal_)));
       return 128 + stop_signal_;

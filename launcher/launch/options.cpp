@@ -1,6 +1,8 @@
 #include "launcher/launch/options.h"
 
 #include <charconv>
+#include <optional>
+#include <set>
 
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
@@ -8,10 +10,14 @@
 #include "core/cuda_module.h"
 #include "core/error.h"
 #include "core/host.h"
+#include "core/text.h"
+#include "launcher/flags.h"
 #include "launcher/ranks.h"
 
 namespace frameshard {
 namespace {
+
+constexpr double least_timeout = 0.1, most_seconds = 1e6;
 
 template <class Number>
 bool read_number(const std::string& text, Number& number) {
@@ -44,31 +50,62 @@ int node_count(const std::string& text) {
 
 // "timeout=300,join_timeout=60": torchrun's --rdzv-conf. The two words for the wait are the ones that matter
 // here.
-double timeout_in(const std::string& conf, double fallback) {
+std::optional<double> timeout_in(const std::string& conf) {
+  std::optional<double> timeout;
   for (const std::string& pair : CLI::detail::split(conf, ',')) {
     if (pair.empty()) continue;
     const size_t equal = pair.find('=');
     const std::string key = pair.substr(0, equal);
     double seconds = 0;
-    const bool number =
-        equal != std::string::npos && read_number(pair.substr(equal + 1), seconds) && seconds > 0;
+    const bool number = equal != std::string::npos && read_number(pair.substr(equal + 1), seconds) &&
+                        seconds >= least_timeout && seconds <= most_seconds;
     if (key == "timeout" || key == "join_timeout") {
       if (!number) fail(ExitCode::usage, "--rdzv-conf {}: seconds above 0 are wanted", pair);
-      fallback = seconds;
+      timeout = seconds;
     } else if (key != "is_host" && key != "last_call_timeout" && key != "read_timeout") {
       fail(ExitCode::usage, "--rdzv-conf knows timeout and join_timeout, got \"{}\"", pair);
     }
   }
-  return fallback;
+  return timeout;
+}
+
+[[noreturn]] void refuse_both(const std::string& one, const std::string& other) {
+  fail(ExitCode::usage, "{} and {} contradict each other; give one of them", one, other);
 }
 
 void take_endpoint(LaunchOptions& options) {
-  if (options.rdzv_endpoint.empty()) return;
-  const size_t colon = options.rdzv_endpoint.rfind(':');
-  if (options.master_addr.empty()) options.master_addr = options.rdzv_endpoint.substr(0, colon);
-  if (options.master_port < 0 && colon != std::string::npos) {
-    options.master_port = port_number(options.rdzv_endpoint.substr(colon + 1), "--rdzv-endpoint");
+  const std::string& endpoint = options.rdzv_endpoint;
+  if (endpoint.empty()) return;
+  const size_t colon = endpoint.rfind(':');
+  const std::string address = endpoint.substr(0, colon);
+  if (options.master_addr.empty()) options.master_addr = address;
+  if (options.master_addr != address) {
+    refuse_both("--rdzv-endpoint " + endpoint, "--master-addr " + options.master_addr);
   }
+  if (colon == std::string::npos) return;
+  const int port = port_number(endpoint.substr(colon + 1), "--rdzv-endpoint");
+  if (options.master_port < 0) options.master_port = port;
+  if (options.master_port != port) {
+    refuse_both("--rdzv-endpoint " + endpoint, fmt::format("--master-port {}", options.master_port));
+  }
+}
+
+void take_timeout(LaunchOptions& options) {
+  const auto timeout = timeout_in(options.rdzv_conf);
+  if (timeout && options.rdzv_timeout >= 0 && options.rdzv_timeout != *timeout) {
+    refuse_both("--rdzv-conf " + options.rdzv_conf, fmt::format("--rdzv-timeout {:g}", options.rdzv_timeout));
+  }
+  if (options.rdzv_timeout < 0) options.rdzv_timeout = timeout.value_or(60);
+}
+
+// It names a directory below --log-dir.
+void check_id(const std::string& id) {
+  const bool plain = std::all_of(id.begin(), id.end(), [](unsigned char letter) {
+    return std::isalnum(letter) || letter == '.' || letter == '_' || letter == '-';
+  });
+  if (plain && !id.empty() && id != "." && id != "..") return;
+  fail(ExitCode::usage, "--rdzv-id {}: a name of letters, digits, \".\", \"_\" and \"-\" is wanted",
+       quote_for_message(id));
 }
 
 void check_backend(const LaunchOptions& options) {
@@ -115,7 +152,7 @@ void add_launch_options(CLI::App& command, LaunchOptions& options) {
   add("local-addr", options.local_addr,
       "this node's address for MPI; the one that reaches the master if left out");
   add("rdzv-timeout", options.rdzv_timeout, "seconds to wait for all nodes (60)")
-      ->check(CLI::Range(0.1, 1e6));
+      ->check(real_range(least_timeout, most_seconds));
   add("rdzv-endpoint", options.rdzv_endpoint, "ADDRESS:PORT, the same as --master-addr and --master-port");
   add("rdzv-backend", options.rdzv_backend,
       "static or c10d, for torchrun's command lines; both mean node 0's launcher");
@@ -129,7 +166,7 @@ void add_launch_options(CLI::App& command, LaunchOptions& options) {
       ->check(CLI::Range(0, 1000))
       ->capture_default_str();
   add("stop-grace", options.stop_grace, "seconds that ranks have to stop in order after SIGTERM")
-      ->check(CLI::Range(0.0, 1e6))
+      ->check(real_range(0, most_seconds))
       ->capture_default_str();
   add("log-dir", options.log_dir, "directory of the ranks' output files, with --redirects or --tee");
   command
@@ -145,7 +182,8 @@ void check_launch_options(LaunchOptions& options) {
   options.nodes = node_count(options.nnodes);
   check_backend(options);
   take_endpoint(options);
-  if (options.rdzv_timeout < 0) options.rdzv_timeout = timeout_in(options.rdzv_conf, 60);
+  take_timeout(options);
+  check_id(options.rdzv_id);
   if (options.nodes > 1) check_several_nodes(options);
   if (options.nodes == 1 && options.node_rank > 0) {
     fail(ExitCode::usage, "--node-rank {} of 1 node; give --nnodes", options.node_rank);
@@ -176,8 +214,19 @@ int count_ranks(const std::string& wanted) {
   return count;
 }
 
+void check_stream_ranks(const std::string& wanted, int ranks, const char* flag) {
+  for (const std::string& part : CLI::detail::split(wanted, ',')) {
+    const size_t colon = part.find(':');
+    int rank = 0;
+    if (colon == std::string::npos || !read_number(part.substr(0, colon), rank) || rank < ranks) continue;
+    fail(ExitCode::usage, "{} {}: there is no local rank {}; the {} of this node go{} from 0 to {}", flag,
+         wanted, rank, ranks, ranks == 1 ? "es" : "", ranks - 1);
+  }
+}
+
 int streams_of(const std::string& wanted, int local_rank, const char* flag) {
   int streams = 0;
+  std::set<int> named;
   for (const std::string& part : CLI::detail::split(wanted, ',')) {
     const size_t colon = part.find(':');
     int rank = local_rank, value = -1;
@@ -186,6 +235,9 @@ int streams_of(const std::string& wanted, int local_rank, const char* flag) {
     if (!read || value < 0 || value > 3 || rank < 0) {
       fail(ExitCode::usage, "{}: 0 none, 1 stdout, 2 stderr, 3 both, or 0:1,1:3 by local rank; got \"{}\"",
            flag, wanted);
+    }
+    if (!named.insert(rank).second) {
+      fail(ExitCode::usage, "{} {}: local rank {} is given twice", flag, wanted, rank);
     }
     if (rank == local_rank) streams = value;
   }

@@ -35,8 +35,11 @@ void check_launch_options(LaunchOptions& options);
 /// Ranks of this node for `--nproc-per-node`: auto, gpu, cpu or a number.
 int count_ranks(const std::string& wanted);
 
+/// 64 where a text of streams by local rank, as streams_of() reads it, names one of `ranks` or above.
+void check_stream_ranks(const std::string& wanted, int ranks, const char* flag);
+
 /// Which of a rank's streams go to files: torchrun's "3", or "0:1,1:3" by local rank; 1 stdout, 2 stderr, 3
-/// both. 64 for anything else.
+/// both. 64 for anything else, and for a rank that is given twice.
 int streams_of(const std::string& wanted, int local_rank, const char* flag);
 
 }  // namespace frameshard

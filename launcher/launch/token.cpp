@@ -19,6 +19,7 @@
 #endif
 
 #include "core/error.h"
+#include "core/io/file_kind.h"
 
 namespace frameshard {
 namespace {
@@ -63,6 +64,12 @@ Token hmac(const Token& key, std::string_view text) {
 }
 
 void check_private(const std::filesystem::path& file) {
+  std::error_code ignored;
+  const auto status = std::filesystem::status(file, ignored);
+  if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status)) {
+    fail(ExitCode::refused, "{}: is {}; the token is a file of 64 hexadecimal digits (openssl rand -hex 32)",
+         file.string(), kind_of_file(status));
+  }
   struct stat info {};
   if (stat(file.c_str(), &info) == 0 && (info.st_mode & 077) == 0 && info.st_uid == geteuid()) return;
   fail(ExitCode::refused, "{}: others than you can read or change this token; chmod 600 {}", file.string(),

@@ -1,6 +1,7 @@
 // Where metrics go: a file that is replaced, or a port that is asked.
 #pragma once
 
+#include <filesystem>
 #include <memory>
 #include <string>
 
@@ -19,7 +20,8 @@ class Exporter {
 std::string target_fault(const std::string& target);
 
 /// For digits alone a port of 127.0.0.1, 0 being any free one: which it is, is logged. 69 where it is taken,
-/// and in a build without HTTP. Else a file: 74 where it cannot be written.
-std::unique_ptr<Exporter> open_exporter(const std::string& target);
+/// and in a build without HTTP. Else a file, or the one that a link leads to: 74 where it cannot be written,
+/// is the job's configuration, or something else than a regular file is there.
+std::unique_ptr<Exporter> open_exporter(const std::string& target, const std::filesystem::path& config);
 
 }  // namespace frameshard

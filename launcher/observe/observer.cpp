@@ -117,7 +117,7 @@ void Observer::post() {
 void check_same_options(const ObserveOptions& options, Communicator& world) {
   const std::string mine =
       fmt::format("{}{}{}", options.watch ? " --watch" : "", options.profile ? " --profile" : "",
-                  options.prometheus.empty() ? "" : " --prometheus");
+                  options.prometheus.empty() ? "" : " --prometheus " + options.prometheus);
   const auto all = gather_texts(world, mine);
   for (size_t rank = 1; rank < all.size(); ++rank) {
     if (all[rank] == all[0]) continue;

@@ -1,6 +1,12 @@
 #include "models/common/attention_kernel.h"
 
 #include <cmath>
+#include <cstdlib>
+#include <mutex>
+
+#include <ATen/Context.h>
+
+#include "core/cuda_module.h"
 
 namespace frameshard {
 namespace {
@@ -56,10 +62,33 @@ AttentionKernel::Gradients backward_cuda(const at::Tensor& gradient, const at::T
   return {dq, dk, dv};
 }
 
+// cuDNN's kernel is the fastest for 16-bit floats on Hopper and the B200 (9.x and 10.x). Newer LibTorch
+// prefers it there by itself; its switch against that counts here too.
+bool prefers_cudnn(const at::Device& device) {
+  const CudaFunctions* gpu = cuda();
+  const int capability = gpu ? gpu->compute_capability(device.index()) : 0;
+  return capability >= 90 && capability < 110 && !std::getenv("TORCH_CUDNN_SDPA_DEPRIORITIZED");
+}
+
+// Once a process. What cuDNN does not take goes down the rest of the list, which is ATen's own.
+void order_kernels(const at::Device& device) {
+  static std::once_flag once;
+  std::call_once(once, [&] {
+    if (!prefers_cudnn(device)) return;
+    std::vector<int64_t> order;
+    using enum at::SDPBackend;
+    for (auto kernel : {cudnn_attention, flash_attention, efficient_attention, math, overrideable}) {
+      order.push_back(int64_t(kernel));
+    }
+    at::globalContext().setSDPPriorityOrder(order);
+  });
+}
+
 class SdpaKernel final : public AttentionKernel {
  public:
   at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) const override {
     if (q.numel() == 0) return q;
+    if (q.is_cuda()) order_kernels(q.device());
     return heads_first(at::scaled_dot_product_attention(heads_first(q), heads_first(k), heads_first(v)));
   }
 

@@ -5,6 +5,8 @@
 #include <c10/core/GradMode.h>
 
 #include "models/common/fused_cpu.h"
+#include "models/common/fused_cuda.h"
+#include "models/common/fused_layout.h"
 #include "models/common/layers.h"
 #include "models/common/rope.h"
 
@@ -18,18 +20,6 @@ bool takes_cpu_loops(const at::Tensor& x) {
 
 const float* floats(const at::Tensor& x) {
   return x.const_data_ptr<float>();
-}
-
-// Rows of the last dim that lie at one distance from each other, whatever lies between them.
-bool has_row_stride(const at::Tensor& x) {
-  return x.dim() == 3 && x.stride(2) == 1 && (x.size(0) == 1 || x.stride(0) == x.size(1) * x.stride(1));
-}
-
-// [B, C, T, H, W] whose pixels lie one after another, channels innermost.
-bool is_dense_channels_last(const at::Tensor& x) {
-  if (x.dim() != 5 || x.size(0) != 1) return false;
-  const int64_t c = x.size(1), w = x.size(4), h = x.size(3);
-  return x.stride(1) == 1 && x.stride(4) == c && x.stride(3) == w * c && x.stride(2) == h * w * c;
 }
 
 }  // namespace
@@ -56,6 +46,7 @@ at::Tensor unfused::channel_norm_silu(const at::Tensor& x, const at::Tensor& gam
 }
 
 at::Tensor norm_modulate(const at::Tensor& x, const at::Tensor& scale, const at::Tensor& shift, double eps) {
+  if (at::Tensor out = gpu::norm_modulate(x, scale, shift, eps); out.defined()) return out;
   if (!takes_cpu_loops(x) || !x.is_contiguous()) return unfused::norm_modulate(x, scale, shift, eps);
   const at::Tensor scale_rows = scale.contiguous(), shift_rows = shift.contiguous();
   at::Tensor out = at::empty_like(x);
@@ -66,6 +57,7 @@ at::Tensor norm_modulate(const at::Tensor& x, const at::Tensor& scale, const at:
 
 at::Tensor rms_norm_rotate(const at::Tensor& x, const at::Tensor& weight, int64_t heads,
                            const at::Tensor& rope, double eps) {
+  if (at::Tensor out = gpu::rms_norm_rotate(x, weight, heads, rope, eps); out.defined()) return out;
   if (!takes_cpu_loops(x) || !has_row_stride(x)) return unfused::rms_norm_rotate(x, weight, heads, rope, eps);
   const int64_t rows = x.size(0) * x.size(1), d = x.size(2);
   at::Tensor out = at::empty({x.size(0), x.size(1), heads, d / heads}, x.options());
@@ -76,6 +68,7 @@ at::Tensor rms_norm_rotate(const at::Tensor& x, const at::Tensor& weight, int64_
 }
 
 at::Tensor gated_sum(at::Tensor x, const at::Tensor& branch, const at::Tensor& gate) {
+  if (gpu::gated_sum(x, branch, gate)) return x;
   if (!takes_cpu_loops(x)) return unfused::gated_sum(x, branch, gate);
   return x.addcmul_(branch, gate);
 }
@@ -87,6 +80,7 @@ at::Tensor gelu_tanh(at::Tensor x) {
 }
 
 void channel_norm_silu(const at::Tensor& x, const at::Tensor& gamma, at::Tensor out) {
+  if (gpu::channel_norm_silu(x, gamma, out)) return;
   if (!takes_cpu_loops(x) || !is_dense_channels_last(x) || !is_dense_channels_last(out)) {
     out.copy_(unfused::channel_norm_silu(x, gamma));
     return;

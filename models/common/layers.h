@@ -7,9 +7,14 @@
 
 namespace frameshard {
 
-inline at::Tensor apply(const Linear& layer, const at::Tensor& x) {
-  return at::linear(x, layer.weight, layer.bias);
-}
+/// x [..., in] -> [..., out], by whichever of ATen's products is the faster one here.
+at::Tensor apply(const Linear& layer, const at::Tensor& x);
+
+/// The same through oneDNN: float32 on a CPU, no gradients; the bias may be undefined.
+at::Tensor apply_by_onednn(const Linear& layer, const at::Tensor& x);
+
+/// GELU (by tanh) of the layer's output; on a GPU within the product, where no gradient is wanted.
+at::Tensor apply_gelu(const Linear& layer, const at::Tensor& x);
 
 /// x / rms(x) * weight over the last dim; the mean of squares in float32.
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps);

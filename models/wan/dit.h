@@ -53,10 +53,11 @@ class Dit final : public Denoiser {
  private:
   struct Modulation;
   Modulation modulate(const BlockWeights& block, const at::Tensor& time) const;
-  at::Tensor self_attention(const BlockWeights& block, const at::Tensor& x, const at::Tensor& rope,
+  at::Tensor self_attention(const BlockWeights& block, at::Tensor x, const at::Tensor& rope,
                             const ParallelSequence& sequence) const;
   at::Tensor cross_attention(const BlockWeights& block, const at::Tensor& x, const at::Tensor& k,
                              const at::Tensor& v) const;
+  at::Tensor feed_forward(const BlockWeights& block, const at::Tensor& x) const;
   at::Tensor by_heads(const at::Tensor& x) const;
   void list_weights();
   at::Tensor rope(const std::vector<int64_t>& grid, const at::Device& device) const;

@@ -142,7 +142,8 @@ WanVae::WanVae(const VaeConfig& config) : config_(config) {
   decoder_.list(weights_, config);
 }
 
-void WanVae::decode(const at::Tensor& latents, const std::function<void(const at::Tensor&)>& sink) const {
+void WanVae::decode(const at::Tensor& latents, Rows rows,
+                    const std::function<void(const at::Tensor&)>& sink) const {
   const auto options = dequantize_.weight.options();
   const std::vector<int64_t> channels{1, config_.latent_channels, 1, 1, 1};
   const at::Tensor mean =
@@ -150,10 +151,11 @@ void WanVae::decode(const at::Tensor& latents, const std::function<void(const at
   const at::Tensor deviation =
       at::tensor(config_.deviation, options.device(at::kCPU)).view(channels).to(options.device());
   const at::Tensor z = convolve(dequantize_, channels_last(latents.to(options) * deviation + mean), 1, 0);
+  const DecoderBand band = decoder_.band(rows, z.size(3));
   FrameCache cache;
   for (int64_t i = 0; i < z.size(2); ++i) {
     cache.rewind();
-    sink(decoder_(z.narrow(2, i, 1), cache).clamp(-1.0, 1.0));
+    sink(decoder_(z.narrow(2, i, 1), band, cache).clamp_(-1.0, 1.0));
   }
 }
 

@@ -59,11 +59,21 @@ struct Resample {
   Linear spatial, time;
 };
 
+/// What of each resolution a band of the picture needs: the rows that its residual blocks take, and those
+/// that leave them. Each convolution spoils one row at an inner edge, where it sees zeros instead of the
+/// neighbours.
+struct DecoderBand {
+  std::vector<Rows> in, out;
+  Rows picture;
+};
+
 class Decoder {
  public:
   void list(WeightList& weights, const VaeConfig& config);
+  /// For rows of latents of height `height`.
+  DecoderBand band(Rows rows, int64_t height) const;
   /// One latent frame [B, C, 1, h, w] -> 1 frame the first time, 4 after.
-  at::Tensor operator()(const at::Tensor& latent, FrameCache& cache) const;
+  at::Tensor operator()(const at::Tensor& latent, const DecoderBand& band, FrameCache& cache) const;
 
  private:
   struct Level {
@@ -104,7 +114,9 @@ class WanVae final : public Vae {
   WanVae& operator=(const WanVae&) = delete;
 
   const WeightList& weights() const { return weights_; }
-  void decode(const at::Tensor& latents, const std::function<void(const at::Tensor&)>& sink) const override;
+  using Vae::decode;
+  void decode(const at::Tensor& latents, Rows rows,
+              const std::function<void(const at::Tensor&)>& sink) const override;
   at::Tensor encode(const at::Tensor& frames) const override;
 
  private:

@@ -62,13 +62,59 @@ at::Tensor Decoder::upsample(const Resample& up, const at::Tensor& input, FrameC
   });
 }
 
-at::Tensor Decoder::operator()(const at::Tensor& latent, FrameCache& cache) const {
-  at::Tensor x = middle_(causal_conv(conv_in_, latent, cache.next()), cache);
-  for (const Level& level : levels_) {
-    for (const ResidualBlock& block : level.blocks) x = block(x, cache);
-    if (level.up.present) x = upsample(level.up, x, cache);
+namespace {
+
+Rows widened(Rows rows, int64_t by, int64_t height) {
+  return {std::max<int64_t>(0, rows.begin - by), std::min(height, rows.end + by)};
+}
+
+// Rows of half the height of which doubling makes these.
+Rows halved(Rows rows) {
+  return {rows.begin / 2, (rows.end + 1) / 2};
+}
+
+Rows doubled(Rows rows) {
+  return {2 * rows.begin, 2 * rows.end};
+}
+
+// `wanted` of x, which has the rows `have`.
+at::Tensor crop(const at::Tensor& x, Rows have, Rows wanted) {
+  if (have.count() == wanted.count()) return x;
+  return channels_last(x.narrow(3, wanted.begin - have.begin, wanted.count()));
+}
+
+}  // namespace
+
+DecoderBand Decoder::band(Rows rows, int64_t height) const {
+  const size_t n = levels_.size();
+  DecoderBand band{.in = std::vector<Rows>(n), .out = std::vector<Rows>(n), .picture = rows};
+  for (size_t i = 1; i < n; ++i) {
+    height *= 2;
+    band.picture = doubled(band.picture);
   }
-  return norm_silu_causal_conv(norm_out_, conv_out_, x, cache.next());
+  Rows needed = widened(band.picture, 1, height);  // the last convolution
+  for (size_t i = n; i-- > 0;) {
+    band.out[i] = needed;
+    band.in[i] = widened(needed, 2 * int64_t(levels_[i].blocks.size()), height);
+    needed = halved(widened(band.in[i], 1, height));  // the convolution after doubling
+    height /= 2;
+  }
+  return band;
+}
+
+at::Tensor Decoder::operator()(const at::Tensor& latent, const DecoderBand& band, FrameCache& cache) const {
+  at::Tensor x = middle_(causal_conv(conv_in_, latent, cache.next()), cache);  // sees the whole picture
+  Rows have{0, latent.size(3)};
+  for (size_t i = 0; i < levels_.size(); ++i) {
+    x = crop(x, have, band.in[i]);
+    for (const ResidualBlock& block : levels_[i].blocks) x = block(x, cache);
+    x = crop(x, band.in[i], band.out[i]);
+    have = band.out[i];
+    if (!levels_[i].up.present) continue;
+    x = upsample(levels_[i].up, x, cache);
+    have = doubled(have);
+  }
+  return crop(norm_silu_causal_conv(norm_out_, conv_out_, x, cache.next()), have, band.picture);
 }
 
 }  // namespace frameshard::wan

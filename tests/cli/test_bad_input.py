@@ -371,6 +371,14 @@ def test_threads_under_mpirun():
     assert_fails(mpirun(2, ["run", "job.yaml"]), 78, "infer.backend is threads, but mpirun or srun started")
 
 
+def test_many_more_threads_than_cores():
+    """Slow, and no mistake."""
+    threads = 4 * len(os.sched_getaffinity(0)) + 1
+    write_config(".", infer={"threads_per_rank": threads})
+    result = succeed(run(["run", "job.yaml"]))
+    assert f"warning: infer.threads_per_rank is {threads} and this process may use" in result.err
+
+
 # ---- files ----
 
 @pytest.mark.parametrize("how", [{}, {"ranks": 2}])
@@ -509,6 +517,13 @@ COMMAND_LINES = {
     "nothing to launch": (["launch"], ["launch needs a command"]),
     "launch of another command": (["launch", "plan", "job.yaml"], ["launch needs a command"]),
     "launch without a config": (["launch", "run"], ["run: config is required"]),
+    "words after --": (["launch", "--", "run", "job.yaml", "a=b"], ["not expected: run job.yaml a=b", "without --"]),
+    "unknown flags": (["launch", "run", "job.yaml", "--fast", "--slow"], ["run: ", "not expected: --fast --slow"]),
+    "a time that is no number": (["launch", "--stop-grace", "nan", "run", "job.yaml"], ["--stop-grace", "nan not in range"]),
+    "an endless time": (["doctor", "--timeout", "inf"], ["--timeout", "inf not in range [1 - 3600]"]),
+    "no time at all": (["doctor", "--seconds", "nan"], ["--seconds", "nan not in range [0.1 - 600]"]),
+    "streams of a rank that is not there": (["launch", "--nproc-per-node", "2", "--tee", "9:3", "run", "job.yaml"],
+                                            ["--tee 9:3: there is no local rank 9", "from 0 to 1"]),
     "no world": (["plan", "job.yaml", "--world", "0"], ["--world"]),
 }
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engine import PROGRAM, finish, in_tmp_path, mpi_command, mpirun, run, start, write_config
+from engine import PROGRAM, assert_fails, finish, in_tmp_path, mpi_command, mpirun, run, start, write_config
 
 QUICK = ["--seconds", "0.1"]
 
@@ -122,6 +122,25 @@ def test_different_configs():
     programs = [[PROGRAM, "doctor", f"{name}.yaml", *QUICK] for name in "ab"]
     change = of(finish(start(mpi_command(2, *programs)), 60), "config", "CHANGE")
     assert len(change) == 1 and "ranks disagree on request.seed: rank 0 has 1, rank 1 has 2" in change[0]
+
+
+def test_a_list_that_is_partly_bad():
+    """As `run` goes on with the others."""
+    write_config(".", requests=[{"id": "good"}, {"id": "bad", "width": 100}])
+    result = run(["doctor", "job.yaml"])
+    assert "job.yaml can be used" in of(result, "config", "ok")[0]
+    assert "bad fails, the others go on: " in of(result, "config", "note")[0] and "the nearest are 96 and 112" in result.out
+    of(result, "plan", "ok")
+
+
+@pytest.mark.parametrize("other, message", [
+    (["job.yaml", *QUICK], "rank 0 has --seconds 0.1 --timeout 30 and no configuration, rank 1 has"),
+    (["--seconds", "0.2"], "rank 1 has --seconds 0.2 --timeout 30 and no configuration"),
+])
+def test_different_arguments(other, message):
+    write_config(".")
+    result = finish(start(mpi_command(2, [PROGRAM, "doctor", *QUICK], [PROGRAM, "doctor", *other])), 25)
+    assert_fails(result, 76, "ranks disagree on the arguments of doctor: ", message)
 
 
 def test_uneven_plan():

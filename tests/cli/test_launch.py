@@ -230,6 +230,39 @@ def test_what_was_saved_cannot_be_read():
     assert (OUTPUT / "video.mp4").exists()
 
 
+def test_what_was_saved_was_changed_later():
+    """By one bit; what was not changed is gone on with, wherever it lies."""
+    write_config(".", request={"num_inference_steps": 30})
+    process = start([PROGRAM, "run", "job.yaml"])
+    when_running(process)
+    process.send_signal(signal.SIGTERM)
+    assert finish(process, 60).code == 75
+    (file,) = OUTPUT.glob("resume-*.safetensors")
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    result = succeed(run(["run", "job.yaml"]))
+    assert "starts anew" in result.err and f"{file}: its checksum does not fit its content" in result.err
+
+    other = Path(f"other/job/{file.name}")
+    other.parent.mkdir(parents=True)
+    other.write_bytes(whole)
+    assert "goes on after step" in succeed(run(["run", "job.yaml", "output.directory=other"])).err
+
+
+def test_what_was_saved_is_of_another_request():
+    write_config(".", request={"num_inference_steps": 30})
+    names = []
+    for seed in (0, 1):
+        process = start([PROGRAM, "run", "job.yaml", f"request.seed={seed}"])
+        when_running(process)
+        process.send_signal(signal.SIGTERM)
+        assert finish(process, 60).code == 75
+        names += [name for name in OUTPUT.glob("resume-*.safetensors") if name not in names]
+    names[1].rename(names[0])
+    result = succeed(run(["run", "job.yaml"]))
+    assert "starts anew" in result.err and f"{names[0]}: it is of another configuration" in result.err
+
+
 def test_a_second_signal_does_not_wait():
     write_config(".", request=LONG)
     process = launch(2, "run", "job.yaml", flags=["--stop-grace", "60"])
@@ -242,6 +275,21 @@ def test_a_second_signal_does_not_wait():
     process.send_signal(signal.SIGTERM)
     result = finish(process, 30)
     assert result.code == 143 and "FAILED: ended by Terminated" in result.err
+
+
+@pytest.mark.parametrize("grace", ["60", "0"])
+def test_one_line_says_why_it_ends(grace):
+    """Also where a second signal, or the end of the grace, comes while the ranks stop in order."""
+    write_config(".", request=LONG)
+    process = launch(2, "run", "job.yaml", flags=["--stop-grace", grace])
+    when_running(process)
+    process.send_signal(signal.SIGTERM)
+    while "stopping: the ranks have" not in (line := process.stderr.readline()):
+        assert line
+    process.send_signal(signal.SIGTERM)
+    result = finish(process, 30)
+    (line,) = [line for line in result.err.splitlines() if "FAILED" in line]
+    assert (result.code, "stopped by a signal" in line) in [(75, True), (143, False)], result.err
 
 
 def test_the_grace_ends():

@@ -1,5 +1,6 @@
 """--prometheus: metrics in a file and at a port."""
 
+import os
 import re
 import socket
 import urllib.error
@@ -122,7 +123,9 @@ def test_metrics_at_a_port():
 # ---- what is refused ----
 
 @pytest.mark.parametrize("words", [["run"], ["launch", "--nproc-per-node=2", "run"]])
-@pytest.mark.parametrize("target, message", [("65536", "65536 is no port"), ("", "give a file, or a port")])
+@pytest.mark.parametrize("target, message", [("65536", "65536 is no port"), ("", "give a file, or a port"),
+                                             ("-1", "-1 is no port"), ("80x", "80x is no port; they go from 0 (any free one) to "
+                                                                              "65535 (./80x is a file)")])
 def test_targets_that_are_none(words, target, message):
     small_job()
     assert_fails(run([*words, "job.yaml", "--prometheus", target]), 64, "--prometheus", message)
@@ -134,6 +137,48 @@ def test_file_that_cannot_be_written(ranks):
     small_job()
     assert_fails(run(["run", "job.yaml", "--prometheus", "missing/run.prom"], ranks=ranks), 74, "missing/run.prom")
     assert_nothing_left("outputs")
+
+
+IN_THE_WAY = {"a directory": lambda: Path("there").mkdir(), "a FIFO": lambda: os.mkfifo("there"),
+              "a device": lambda: Path("there").symlink_to("/dev/null")}
+
+
+@pytest.mark.parametrize("kind", IN_THE_WAY)
+def test_what_is_no_file_is_not_replaced(kind):
+    small_job()
+    IN_THE_WAY[kind]()
+    before = os.lstat("there")
+    assert_fails(run(["run", "job.yaml", "--prometheus", "there"]), 74, f"--prometheus there: is {kind}; give the name of a file")
+    assert os.path.samestat(before, os.lstat("there"))
+    assert_nothing_left("outputs")
+
+
+@pytest.mark.parametrize("ranks", [None, 2])
+def test_the_configuration_is_not_replaced(ranks):
+    small_job()
+    Path("link").symlink_to("job.yaml")
+    before = Path("job.yaml").read_text()
+    assert_fails(run(["run", "job.yaml", "--prometheus", "link"], ranks=ranks), 74, "--prometheus link: is the job's configuration")
+    assert Path("job.yaml").read_text() == before
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_stays(there):
+    small_job()
+    Path("folder").mkdir()
+    Path("run.prom").symlink_to("folder/link")
+    Path("folder/link").symlink_to("target")
+    if there:
+        Path("folder/target").write_text("old")
+    succeed(run(["run", "job.yaml", "--prometheus", "run.prom"]))
+    assert Path("run.prom").is_symlink() and Path("folder/link").is_symlink()
+    assert of_rank(parse_metrics(Path("folder/target").read_text()), 0)["frameshard_videos_done_total"] == 1
+
+
+def test_ranks_with_different_targets():
+    small_job()
+    result = finish(start(mpi_command(2, *([PROGRAM, "run", "job.yaml", "--prometheus", name] for name in "ab"))), 60)
+    assert_fails(result, 76, "flags of run: rank 0 has --prometheus a, rank 1 has --prometheus b")
 
 
 def test_port_that_is_taken_under_mpi():

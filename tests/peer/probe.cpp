@@ -4,8 +4,13 @@
 //   frameshard_probe forward FOLDER IN OUT      latents, timestep, text -> "prediction"
 //   frameshard_probe decode FOLDER IN OUT       latents -> "frames"
 //   frameshard_probe encode FOLDER IN OUT       frames -> "moments"
+//   frameshard_probe time_forward FOLDER IN     forward or decode once for each line of stdin,
+//   frameshard_probe time_decode FOLDER IN      with a line {"seconds": 0.123} for each
 //   frameshard_probe noise SEED SHAPE... OUT    -> "noise"
+#include <chrono>
 #include <cstdio>
+#include <iostream>
+#include <memory>
 #include <string>
 
 #include <c10/core/GradMode.h>
@@ -28,22 +33,38 @@ void save(const char* file, const std::string& name, const at::Tensor& tensor) {
   write_safetensors(file, {{name, tensor.to(at::kFloat).contiguous()}});
 }
 
-at::Tensor forward(const Checkpoint& checkpoint, const WeightFiles& in) {
-  const auto denoiser = checkpoint.load_denoiser(at::kFloat, cpu);
-  const at::Tensor latents = in.read("latents");
-  const CommPtr self = make_self_communicator();
-  const AttentionPtr attention = make_local_attention();
-  const ParallelSequence sequence(*self, *attention,
-                                  Partition::even(denoiser->token_count(latents.sizes().slice(1)), 1));
-  return denoiser->predict(latents, in.read("timestep"), denoiser->prepare(in.read("text")), sequence);
+// The work of a part, its weights and inputs read.
+using Work = std::function<at::Tensor()>;
+
+Work forward(const Checkpoint& checkpoint, const WeightFiles& in) {
+  const std::shared_ptr<Denoiser> denoiser = checkpoint.load_denoiser(at::kFloat, cpu);
+  return [=, latents = in.read("latents"), timestep = in.read("timestep"), text = in.read("text")] {
+    const CommPtr self = make_self_communicator();
+    const AttentionPtr attention = make_local_attention();
+    const ParallelSequence sequence(*self, *attention,
+                                    Partition::even(denoiser->token_count(latents.sizes().slice(1)), 1));
+    return denoiser->predict(latents, timestep, denoiser->prepare(text), sequence);
+  };
 }
 
-at::Tensor decode(const Checkpoint& checkpoint, const WeightFiles& in) {
-  std::vector<at::Tensor> parts;
-  checkpoint.load_vae(at::kFloat, cpu)->decode(in.read("latents"), [&](const at::Tensor& frames) {
-    parts.push_back(frames);
-  });
-  return at::cat(parts, 2);
+Work decode(const Checkpoint& checkpoint, const WeightFiles& in) {
+  const std::shared_ptr<Vae> vae = checkpoint.load_vae(at::kFloat, cpu);
+  return [=, latents = in.read("latents")] {
+    std::vector<at::Tensor> parts;
+    vae->decode(latents, [&](const at::Tensor& frames) { parts.push_back(frames); });
+    return at::cat(parts, 2);
+  };
+}
+
+// So that whoever drives it may take turns with another program.
+void time_each_line(const Work& work) {
+  for (std::string line; std::getline(std::cin, line);) {
+    const auto start = std::chrono::steady_clock::now();
+    work();
+    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+    std::printf("{\"seconds\": %.9f}\n", seconds.count());
+    std::fflush(stdout);
+  }
 }
 
 int probe(const std::string& what, int argc, char** argv) {
@@ -61,9 +82,13 @@ int probe(const std::string& what, int argc, char** argv) {
         checkpoint->load_text_encoder(at::kFloat, cpu)->encode(argv[2], std::atoll(argv[1]));
     save(argv[3], "text", text);
   } else if (what == "forward") {
-    save(argv[2], "prediction", forward(*checkpoint, WeightFiles::open(argv[1])));
+    save(argv[2], "prediction", forward(*checkpoint, WeightFiles::open(argv[1]))());
   } else if (what == "decode") {
-    save(argv[2], "frames", decode(*checkpoint, WeightFiles::open(argv[1])));
+    save(argv[2], "frames", decode(*checkpoint, WeightFiles::open(argv[1]))());
+  } else if (what == "time_forward") {
+    time_each_line(forward(*checkpoint, WeightFiles::open(argv[1])));
+  } else if (what == "time_decode") {
+    time_each_line(decode(*checkpoint, WeightFiles::open(argv[1])));
   } else if (what == "encode") {
     save(argv[2], "moments",
          checkpoint->load_vae(at::kFloat, cpu)->encode(WeightFiles::open(argv[1]).read("frames")));

@@ -112,6 +112,23 @@ TEST_CASE("redistribute: from pieces of one dim to pieces of another, and the gr
   });
 }
 
+TEST_CASE("redistribute: several tensors in one exchange are as each alone") {
+  on_ranks({1, 2, 3, 5}, [](Communicator& comm) {
+    const Partition rows = Partition::even(7, comm.size()), heads = Partition::even(4, comm.size());
+    // As q, k and v come: slices of one product, not contiguous.
+    const at::Tensor whole = random({2, 7, 4, 9}, 8), weights = random({2, 7, 4, 9}, 9);
+    const at::Tensor mine = leaf(piece_of(whole, 1, rows, comm));
+    const auto calls = comm.stats().calls;
+    const auto turned = redistribute(mine.split(3, -1), 1, rows, 2, heads, comm);
+    if (comm.size() > 1) check(comm.stats().calls == calls + 1, "one exchange");
+    check_close(at::cat(turned, -1), comm.size() > 1 ? piece_of(whole, 2, heads, comm) : whole, 0,
+                "together");
+    const auto weight = (comm.size() > 1 ? piece_of(weights, 2, heads, comm) : weights).split(3, -1);
+    (turned[0] * weight[0] + turned[1] * weight[1] + turned[2] * weight[2]).sum().backward();
+    check_close(mine.grad(), piece_of(weights, 1, rows, comm), 0, "gradient");
+  });
+}
+
 TEST_CASE("sum: over ranks; one loss on every rank counts once, a rank's own losses add up") {
   on_ranks({1, 2, 3, 4, 5}, [](Communicator& comm) {
     const std::vector<int64_t> shape{3, 5};

@@ -65,6 +65,7 @@ RunConfig filled(const std::string& text) {
   config.infer.backend = "mpi";
   config.infer.device = "cpu";
   config.infer.threads_per_rank = {9};
+  config.infer.vae_parallel_size = {3};
   config.scheduler = {3.0000000000000004, "euler", "wan"};
   config.output = {"o" + text, 24, true, true};
   config.name = "a";
@@ -218,6 +219,7 @@ TEST_CASE("all keys, so that a changed option is noticed") {
                                          "infer.backend",
                                          "infer.device",
                                          "infer.threads_per_rank",
+                                         "infer.vae_parallel_size",
                                          "infer.pin_threads",
                                          "scheduler.flow_shift",
                                          "scheduler.solver",

@@ -4,6 +4,7 @@
 #include <ATen/Parallel.h>
 #include <c10/core/GradMode.h>
 
+#include "core/rng.h"
 #include "models/common/convolution.h"
 #include "models/common/fused.h"
 #include "models/common/rope.h"
@@ -19,7 +20,8 @@ double distance(const at::Tensor& a, const at::Tensor& b) {
 }
 
 at::Tensor random(at::IntArrayRef shape) {
-  return at::randn(shape) * 2 + 0.5;
+  static uint64_t seed = 0;
+  return initial_noise(shape, ++seed) * 2 + 0.5;
 }
 
 // Channels innermost, as the VAE keeps its activations.

@@ -27,30 +27,39 @@ TEST_CASE("the rule: uncond + scale * (cond - uncond)") {
   CHECK(combine(cond.to(at::kFloat), uncond.to(at::kFloat), 5).scalar_type() == at::kFloat);
 }
 
+using Lists = std::vector<std::vector<Branch>>;
+
 TEST_CASE("one rank computes both branches, the conditional one first") {
   const CommPtr self = make_self_communicator();
-  const GuidanceCombiner guidance(*self, 5);
-  CHECK(guidance.guided());
-  CHECK((guidance.mine() == std::vector<Branch>{Branch::cond, Branch::uncond}));
-  std::vector<Branch> computed;
-  const at::Tensor result = guidance([&](Branch branch) {
-    computed.push_back(branch);
-    return result_of(branch);
-  });
-  CHECK(at::equal(result, combine(cond, uncond, 5)));
-  CHECK((computed == guidance.mine()));
+  // In one batch, or one after the other.
+  for (const auto& [tokens, lists] :
+       {std::pair(most_tokens_together, Lists{{Branch::cond, Branch::uncond}}),
+        std::pair(most_tokens_together + 1, Lists{{Branch::cond}, {Branch::uncond}})}) {
+    const GuidanceCombiner guidance(*self, 5, tokens);
+    CHECK(guidance.guided());
+    CHECK((guidance.mine() == lists));
+    std::vector<size_t> computed;
+    const at::Tensor result = guidance([&](size_t list) {
+      computed.push_back(list);
+      std::vector<at::Tensor> batch;
+      for (Branch branch : guidance.mine()[list]) batch.push_back(result_of(branch));
+      return at::cat(batch);
+    });
+    CHECK(at::equal(result, combine(cond, uncond, 5)));
+    CHECK(computed.size() == guidance.mine().size());
+  }
 }
 
 TEST_CASE("at a scale of 1 or less the conditional branch alone is computed") {
   const CommPtr self = make_self_communicator();
   for (double scale : {1.0, 0.5, 0.0}) {
-    const GuidanceCombiner guidance(*self, scale);
+    const GuidanceCombiner guidance(*self, scale, 1);
     CHECK_FALSE(guidance.guided());
-    CHECK((guidance.mine() == std::vector<Branch>{Branch::cond}));
+    CHECK((guidance.mine() == Lists{{Branch::cond}}));
     int calls = 0;
-    const at::Tensor result = guidance([&](Branch branch) {
+    const at::Tensor result = guidance([&](size_t) {
       ++calls;
-      return result_of(branch);
+      return cond;
     });
     CHECK(calls == 1);
     CHECK(at::equal(result, cond));
@@ -59,17 +68,14 @@ TEST_CASE("at a scale of 1 or less the conditional branch alone is computed") {
 
 TEST_CASE("two ranks compute one branch each, and both have the result") {
   REQUIRE_NOTHROW(run_ranks(2, [](Communicator& cfg) {
-    const GuidanceCombiner guidance(cfg, 5);
+    const GuidanceCombiner guidance(cfg, 5, 1);
     const Branch expected = cfg.rank() == 0 ? Branch::cond : Branch::uncond;
-    check(guidance.mine() == std::vector<Branch>{expected}, "one branch a rank");
-    const at::Tensor result = guidance([&](Branch branch) {
-      check(branch == expected, "no branch of the other rank");
-      return result_of(branch);
-    });
+    check(guidance.mine() == Lists{{expected}}, "one branch a rank");
+    const at::Tensor result = guidance([&](size_t) { return result_of(expected); });
     check(at::equal(result, combine(cond, uncond, 5)), "the combined prediction");
     check(cfg.stats().bytes_sent == int64_t(cond.nbytes()), "each rank sends its branch once");
     // A model may return a view.
-    const at::Tensor turned = guidance([](Branch branch) { return result_of(branch).transpose(1, 2); });
+    const at::Tensor turned = guidance([&](size_t) { return result_of(expected).transpose(1, 2); });
     check(at::equal(turned, combine(cond, uncond, 5).transpose(1, 2)), "a result that is not contiguous");
   }));
 }
@@ -77,7 +83,7 @@ TEST_CASE("two ranks compute one branch each, and both have the result") {
 TEST_CASE("groups that do not fit guidance are defects") {
   for (const auto& [ranks, scale] : {std::pair(2, 1.0), std::pair(3, 5.0)}) {
     const auto error = caught(
-        [&, n = ranks, s = scale] { run_ranks(n, [&](Communicator& cfg) { GuidanceCombiner(cfg, s); }); });
+        [&, n = ranks, s = scale] { run_ranks(n, [&](Communicator& cfg) { GuidanceCombiner(cfg, s, 1); }); });
     CHECK(error.code == ExitCode::internal);
     CHECK(error.has("CFG group of " + std::to_string(ranks) + " ranks"));
   }

@@ -100,6 +100,9 @@ TEST_CASE("launch knows torchrun's flags in both spellings") {
   CHECK(endpoint.master_port == 81);
   CHECK(endpoint.rdzv_timeout == 5);
   CHECK(parsed({"--standalone"}).nodes == 1);
+  CHECK(parsed({"--rdzv-id", "job_7.a-b"}).rdzv_id == "job_7.a-b");
+  CHECK(parsed({"--rdzv-endpoint", "h:81", "--master-port", "81", "--master-addr", "h"}).master_port == 81);
+  CHECK(parsed({"--rdzv-conf", "timeout=5", "--rdzv-timeout", "5"}).rdzv_timeout == 5);
   CHECK(parsed({"-t", "3"}).log_dir == "logs");
 }
 
@@ -118,8 +121,36 @@ TEST_CASE("launch refuses flags that do not fit together") {
   refuses({"--rdzv-endpoint", "h:many"}, "a port is a number");
   refuses({"--rdzv-conf", "timeout=soon"}, "seconds above 0");
   refuses({"--rdzv-conf", "tmeout=5"}, "knows timeout");
+  refuses({"--rdzv-conf", "timeout=inf"}, "seconds above 0");
+  refuses({"--rdzv-conf", "timeout=5", "--rdzv-timeout", "6"},
+          "--rdzv-conf timeout=5 and --rdzv-timeout 6 contradict each other");
+  refuses({"--rdzv-endpoint", "h:81", "--master-port", "82"},
+          "--rdzv-endpoint h:81 and --master-port 82 contradict each other");
+  refuses({"--rdzv-endpoint", "h:81", "--master-addr", "g"},
+          "--rdzv-endpoint h:81 and --master-addr g contradict each other");
+  for (const char* id : {"", ".", "..", "../../x", "/tmp/x", "a b", "a\nb"}) {
+    refuses({"--rdzv-id", id}, "a name of letters, digits");
+  }
+  refuses({"--tee", "0:1,0:2"}, "--tee 0:1,0:2: local rank 0 is given twice");
   refuses({"--tee", "4"}, "0 none, 1 stdout");
   refuses({"--redirects", "0:1,x:2"}, "0 none, 1 stdout");
+}
+
+TEST_CASE("launch refuses times that are no numbers") {
+  for (const char* flag : {"--rdzv-timeout", "--stop-grace"}) {
+    for (const char* value : {"nan", "inf", "-1", "soon"}) {
+      INFO(flag << " " << value);
+      CHECK_THROWS_AS(parsed({flag, value}), CLI::ValidationError);
+    }
+  }
+}
+
+TEST_CASE("streams of ranks that a node does not have") {
+  check_stream_ranks("3", 1, "--tee");
+  check_stream_ranks("0:1,1:3", 2, "--tee");
+  const auto error = caught([] { check_stream_ranks("0:1,2:3", 2, "--tee"); });
+  CHECK(error.code == ExitCode::usage);
+  CHECK(error.has("--tee 0:1,2:3: there is no local rank 2; the 2 of this node go from 0 to 1"));
 }
 
 TEST_CASE("streams by local rank") {

@@ -122,7 +122,7 @@ TEST_CASE("where metrics can go") {
 TEST_CASE("the board exports how all ended") {
   const Scratch scratch;
   {
-    Board board(false, open_exporter((scratch / "m.prom").string()));
+    Board board(false, open_exporter((scratch / "m.prom").string(), "job.yaml"));
     board.note(status(1));
     board.note(status(0));
     RankStatus last = status(1);
@@ -140,11 +140,11 @@ TEST_CASE("the board exports how all ended") {
 
 TEST_CASE("a file that cannot be written is refused at the start, and later a warning") {
   const Scratch scratch;
-  const auto error = caught([&] { open_exporter((scratch / "missing/m.prom").string()); });
+  const auto error = caught([&] { open_exporter((scratch / "missing/m.prom").string(), "job.yaml"); });
   CHECK(error.code == ExitCode::io);
   CHECK(error.message.find("missing") != std::string::npos);
   std::filesystem::create_directory(scratch / "d");
-  const auto exporter = open_exporter((scratch / "d/m.prom").string());
+  const auto exporter = open_exporter((scratch / "d/m.prom").string(), "job.yaml");
   std::filesystem::remove_all(scratch / "d");
   CHECK_NOTHROW(exporter->publish("x"));
 }

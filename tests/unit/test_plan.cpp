@@ -218,3 +218,26 @@ TEST_CASE("more ranks than heads is a warning") {
         std::string::npos);
   CHECK(make_plan(config_with(), facts_1_3b(), cuda_machine(8)).warnings.empty());
 }
+
+TEST_CASE("who decodes: every GPU, else one rank a host") {
+  auto plan = [](int world, int ranks_per_node, const std::string& device, const std::string& backend,
+                 std::optional<int64_t> wanted = {}) {
+    RunConfig config = config_with({.dp = 1});
+    config.infer.vae_parallel_size = {wanted};
+    PlanMachine machine = cuda_machine(world);
+    machine.device = device, machine.backend = backend, machine.ranks_per_node = ranks_per_node;
+    return make_plan(config, facts_1_3b(), machine);
+  };
+  CHECK(plan(8, 0, "cuda", "nccl").decoders == 8);
+  CHECK(plan(2, 0, "cuda", "mpi").decoders == 1);  // they share a GPU
+  CHECK(plan(8, 0, "cpu", "mpi").decoders == 1);
+  CHECK(plan(8, 4, "cpu", "mpi").decoders == 2);
+  CHECK(plan(8, 4, "cpu", "mpi").decoder_stride() == 4);
+  CHECK(plan(8, 4, "cpu", "mpi", 4).decoders == 4);
+  CHECK(plan(1, 0, "cpu", "mpi").decoders == 1);
+  for (int64_t wrong : {3, 16}) {
+    const auto error = caught([&] { plan(8, 0, "cpu", "mpi", wrong); });
+    CHECK(error.code == ExitCode::config);
+    CHECK(error.has("infer.vae_parallel_size " + std::to_string(wrong) + " where 8 ranks work on a video"));
+  }
+}

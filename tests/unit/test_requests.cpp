@@ -110,6 +110,17 @@ TEST_CASE("a prompt's file must be text") {
   CHECK(source.refused().has("longer than 1 MiB"));
 }
 
+TEST_CASE("a prompt's file that holds none") {
+  const Source source("prompts");
+  source.write("prompts/a.txt", "a circle");
+  for (const char* text : {"", "\n", " \t\r\n"}) {
+    source.write("prompts/b.txt", text);
+    CHECK(source.refused().code == ExitCode::bad_data);
+    CHECK(source.refused().has(source.path() + "/b.txt: holds no prompt"));
+  }
+  CHECK(prompts(Source("l.jsonl", "{\"prompt\": \"\"}\n").load()) == Texts{""});
+}
+
 TEST_CASE("a source that is missing, empty or of no known kind") {
   for (const char* name : {"none.yaml", "none.jsonl", "none"}) {
     const Source source(name);

@@ -187,3 +187,20 @@ TEST_CASE("an alias is loaded under its weight's name") {
   load_weights(model.list, file.open(), at::kFloat, at::Device(at::kCPU));
   CHECK(at::equal(model.norm, numbers({4}) + 3));
 }
+
+TEST_CASE("layers that are stacked lie in one tensor") {
+  Linear q, k, both;
+  WeightList list;
+  list.add_layer("q", {4, 3}, q);
+  list.add_layer("k", {2, 3}, k);
+  list.stack({&q, &k}, both);
+  const File file({{"q.weight", numbers({4, 3})},
+                   {"q.bias", numbers({4})},
+                   {"k.weight", -numbers({2, 3})},
+                   {"k.bias", -numbers({2})}});
+  load_weights(list, file.open(), at::kFloat, at::kCPU);
+  CHECK(at::equal(both.weight, at::cat({numbers({4, 3}), -numbers({2, 3})})));
+  CHECK(at::equal(both.bias, at::cat({numbers({4}), -numbers({2})})));
+  CHECK(k.weight.is_alias_of(both.weight));
+  CHECK(at::equal(k.weight, -numbers({2, 3})));
+}

@@ -188,6 +188,8 @@ TEST_CASE("places can be hidden, for texts that are no file") {
 TEST_CASE("texts in messages are short and clean") {
   CHECK(quote_for_message("a\nb\x01") == "\"a\\nb\\x01\"");
   CHECK(quote_for_message(std::string(79, 'x') + "é") == "\"" + std::string(79, 'x') + "...\"");
+  CHECK(one_line("é\x1b[2J\r\u009b\x7f") == "é\\x1b[2J\\x0d\\u009b\\x7f");
+  CHECK(one_line(std::string(201, 'x')) == std::string(200, 'x') + "...");
   CHECK(quote_for_message("a\xFFz") == "\"a...\"");
 }
 

@@ -1,0 +1,107 @@
+#include "launcher/bench/measure.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "core/device.h"
+#include "core/rng.h"
+#include "launcher/bench/tensor_memory.h"
+#include "models/pipeline.h"
+#include "parallel/comm/text.h"
+
+namespace frameshard {
+namespace {
+
+double now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+// What the groups of one rank have moved so far.
+struct Moved {
+  double bytes = 0, seconds = 0;
+};
+
+Moved moved_by(ProcessMesh& mesh, const AttentionStrategy& attention) {
+  const CommStats &cp = mesh.cp().stats(), &cfg = mesh.cfg().stats();
+  return {double(cp.bytes_sent + cfg.bytes_sent + attention.bytes_sent()),
+          cp.seconds + cfg.seconds + attention.seconds()};
+}
+
+// Embeddings as a text encoder might give them.
+Conditioning random_text(const RequestConfig& request, const ModelFacts& facts) {
+  constexpr uint64_t cond_seed = 1, uncond_seed = 2;
+  const std::vector<int64_t> shape{1, request.max_sequence_length, facts.text_dim};
+  return {.cond = initial_noise(shape, cond_seed), .uncond = initial_noise(shape, uncond_seed)};
+}
+
+// One rank's numbers.
+struct RankTimes {
+  std::vector<double> step_seconds;  // all steps
+  Moved warm, end;                   // after the warm-up, after the last step
+  double activation_bytes = 0;
+};
+
+RankTimes run_steps(const BenchCase& what, const BenchRank& rank, ProcessMesh& mesh,
+                    const AttentionStrategy& attention, const std::function<void()>& on_step) {
+  const RequestConfig request = rank.setup.request_of(what);
+  const auto schedule = rank.setup.source->schedule({}, request.num_inference_steps);
+  const Conditioning text = random_text(request, rank.setup.facts);
+  const at::Tensor noise = starting_noise(request, 0, rank.denoiser);
+  release_cached_memory(rank.device);
+  reset_peak_tensor_bytes(rank.device);
+  const int64_t before = tensor_bytes(rank.device);
+  RankTimes times;
+  mesh.replica().barrier();
+  double last = now();
+  DenoiseLoop(rank.denoiser, mesh, attention, rank.device)
+      .run(request, text, *schedule, {.latents = noise}, [&](const DenoiseState& state) {
+        synchronize(rank.device);
+        times.step_seconds.push_back(now() - last);
+        if (state.steps == rank.setup.warmup) times.warm = moved_by(mesh, attention);
+        on_step();
+        last = now();
+      });
+  times.end = moved_by(mesh, attention);
+  times.activation_bytes = double(std::max<int64_t>(0, peak_tensor_bytes(rank.device) - before));
+  return times;
+}
+
+// The numbers of all ranks as one measurement.
+void combine(Measurement& measurement, const std::vector<std::vector<double>>& all) {
+  constexpr size_t fixed = 3;
+  double share = 0;
+  measurement.step_seconds.assign(all.front().size() - fixed, 0);
+  for (const auto& numbers : all) {
+    measurement.bytes_sent = std::max(measurement.bytes_sent, numbers[0]);
+    share += numbers[1] / double(all.size());
+    measurement.activation_bytes = std::max(measurement.activation_bytes, numbers[2]);
+    for (size_t i = 0; i < measurement.step_seconds.size(); ++i) {
+      measurement.step_seconds[i] = std::max(measurement.step_seconds[i], numbers[fixed + i]);
+    }
+  }
+  if (measurement.exchange_share) measurement.exchange_share = share;
+}
+
+}  // namespace
+
+Measurement measure(const BenchCase& what, const BenchRank& rank, Communicator& ranks,
+                    const std::function<void()>& on_step) {
+  Measurement measurement{.what = what, .attention = plan_case(rank.setup, what, rank.machine).attention};
+  ProcessMesh mesh(ranks, what.mesh, group_maker(rank.machine.backend, rank.device));
+  const AttentionStrategy attention(mesh.cp(), measurement.attention);
+  ranks.barrier();  // replicas start together
+  const RankTimes times = run_steps(what, rank, mesh, attention, on_step);
+  // NCCL's collectives return before they are done, so that their time is not known.
+  if (ranks.size() == 1 || rank.machine.backend != "nccl") measurement.exchange_share = 0;
+
+  const std::vector<double> timed(times.step_seconds.begin() + rank.setup.warmup, times.step_seconds.end());
+  double seconds = 0;
+  for (double step : timed) seconds += step;
+  std::vector<double> numbers{times.end.bytes / double(times.step_seconds.size()),
+                              (times.end.seconds - times.warm.seconds) / seconds, times.activation_bytes};
+  numbers.insert(numbers.end(), timed.begin(), timed.end());
+  combine(measurement, gather_numbers(ranks, numbers));
+  return measurement;
+}
+
+}  // namespace frameshard

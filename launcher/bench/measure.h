@@ -1,0 +1,24 @@
+// Measures one mesh: the real denoising loop over its ranks.
+#pragma once
+
+#include <functional>
+
+#include "launcher/bench/measurement.h"
+#include "launcher/bench/setup.h"
+
+namespace frameshard {
+
+/// What all cases share on this rank.
+struct BenchRank {
+  const BenchSetup& setup;
+  const Denoiser& denoiser;
+  PlanMachine machine;  ///< as for plan_case
+  at::Device device;
+};
+
+/// Collective over `ranks`, which are those of the case's mesh. `on_step` is called after each step. The
+/// result is the same on all of them. Throws as DenoiseLoop.
+Measurement measure(const BenchCase& what, const BenchRank& rank, Communicator& ranks,
+                    const std::function<void()>& on_step);
+
+}  // namespace frameshard

@@ -1,0 +1,84 @@
+#include "launcher/decode_team.h"
+
+#include <future>
+
+#include <c10/core/GradMode.h>
+
+#include "core/error.h"
+#include "models/pipeline.h"
+
+namespace frameshard {
+namespace {
+
+// Runs one piece of work beside its caller at a time; what the work throws comes out of the next call.
+class Beside {
+ public:
+  ~Beside() {
+    if (running_.valid()) running_.wait();
+  }
+  void run(std::function<void()> work) {
+    finish();
+    running_ = std::async(std::launch::async, std::move(work));
+  }
+  void finish() {
+    if (running_.valid()) running_.get();
+  }
+
+ private:
+  std::future<void> running_;
+};
+
+}  // namespace
+
+DecodeTeam::DecodeTeam(Communicator& replica, const RunPlan& plan)
+    : member_(replica.rank() % plan.decoder_stride() == 0),
+      group_(
+          replica.split(member_ ? 0 : 1, replica.rank(), replica.name() + (member_ ? ".decode" : ".idle"))) {}
+
+void DecodeTeam::decode(const Vae& vae, const at::Tensor& latents,
+                        const std::function<void(const at::Tensor&)>& sink) {
+  require(member_, "rank {} does not decode", group_->rank());
+  const c10::NoGradGuard no_grad;
+  const Partition bands = Partition::even(latents.size(3), group_->size());
+  const Rows rows{bands.begin(group_->rank()), bands.end(group_->rank())};
+  Beside writing;
+  int64_t done = 0;
+  vae.decode(latents, rows, [&](const at::Tensor& frames) {
+    check_finite(frames, done);
+    done += frames.size(2);
+    const at::Tensor bytes = gather(to_rgb_bytes(frames), bands);
+    if (group_->rank() == 0) writing.run([&sink, bytes] { sink(bytes); });
+  });
+  writing.finish();
+}
+
+void DecodeTeam::check_finite(const at::Tensor& frames, int64_t done) {
+  at::Tensor bad = at::full({1}, int64_t(!at::isfinite(frames).all().item<bool>()), at::kLong);
+  group_->all_reduce(bad, ReduceOp::max);
+  if (bad.item<int64_t>() == 0) return;
+  fail(ExitCode::not_finite, "the VAE made a NaN or Inf near frame {}; try model.vae_dtype=float32", done);
+}
+
+// Bands [n, rows, W, 3] -> [n, H, W, 3] on the first rank.
+at::Tensor DecodeTeam::gather(const at::Tensor& mine, const Partition& bands) {
+  const int ranks = group_->size();
+  if (ranks == 1) return mine;
+  const int64_t frames = mine.size(0), width = mine.size(2);
+  const int64_t height = mine.size(1) / std::max<int64_t>(1, bands.size(group_->rank()));  // of a latent row
+  Counts send(size_t(ranks), 0), recv(size_t(ranks), 0);
+  send[0] = mine.numel();
+  if (group_->rank() == 0) {
+    for (int i = 0; i < ranks; ++i) recv[size_t(i)] = frames * bands.size(i) * height * width * 3;
+  }
+  const at::Tensor all = group_->all_to_all(mine.view({-1}), send, recv);
+  if (group_->rank() != 0) return {};
+  std::vector<at::Tensor> parts;
+  const auto offsets = offsets_of(recv);
+  for (int i = 0; i < ranks; ++i) {
+    parts.push_back(
+        all.narrow(0, offsets[size_t(i)], recv[size_t(i)]).view({frames, bands.size(i) * height, width, 3}));
+  }
+  return at::cat(parts, 1);
+}
+
+}  // namespace frameshard
