@@ -31,7 +31,8 @@ at::Tensor DenoiseLoop::run(const RequestConfig& request, const Conditioning& te
   const int64_t tokens = denoiser_.token_count(start.latents.sizes().slice(1));
   const Partition pieces = Partition::even(tokens, mesh_.cp().size());
   const ParallelSequence sequence(mesh_.cp(), *attention_, pieces);
-  const GuidanceCombiner guidance(mesh_.cfg(), request.guidance_scale, pieces.largest());
+  const GuidanceCombiner guidance(mesh_.cfg(), request.guidance_scale,
+                                  branches_together(device_.is_cuda(), pieces.largest()));
   std::vector<TextContext> contexts;
   for (const auto& branches : guidance.mine()) {
     std::vector<at::Tensor> embeddings;

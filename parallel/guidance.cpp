@@ -8,7 +8,7 @@ at::Tensor combine(const at::Tensor& cond, const at::Tensor& uncond, double scal
   return uncond + scale * (cond - uncond);
 }
 
-GuidanceCombiner::GuidanceCombiner(Communicator& cfg, double guidance_scale, int64_t tokens)
+GuidanceCombiner::GuidanceCombiner(Communicator& cfg, double guidance_scale, bool together)
     : cfg_(cfg), scale_(guidance_scale) {
   require(cfg.size() == 1 || (cfg.size() == 2 && guided()), "a CFG group of {} ranks at guidance scale {}",
           cfg.size(), guidance_scale);
@@ -16,7 +16,7 @@ GuidanceCombiner::GuidanceCombiner(Communicator& cfg, double guidance_scale, int
     mine_ = {{Branch::cond}};
   } else if (cfg.size() == 2) {
     mine_ = {{cfg.rank() == 0 ? Branch::cond : Branch::uncond}};
-  } else if (tokens <= most_tokens_together) {
+  } else if (together) {
     mine_ = {{Branch::cond, Branch::uncond}};
   } else {
     mine_ = {{Branch::cond}, {Branch::uncond}};

@@ -14,16 +14,19 @@ at::Tensor combine(const at::Tensor& cond, const at::Tensor& uncond, double scal
 
 enum class Branch { cond = 0, uncond = 1 };
 
-/// Up to so many tokens a rank computes both branches in one batch: small work leaves a device waiting for
-/// its host otherwise. Beyond, one after the other takes half the memory and no more time.
-constexpr int64_t most_tokens_together = 4096;
+/// Whether a rank that has both branches computes them in one batch: a GPU waits for its host where the work
+/// is small. Beyond, and on a CPU always, one after the other takes half the memory and less time
+/// (docs/speed.md).
+inline bool branches_together(bool on_gpu, int64_t tokens_a_rank) {
+  return on_gpu && tokens_a_rank <= 4096;
+}
 
 /// Deals the guidance branches to the ranks of a CFG group and puts the results together on all of them.
 class GuidanceCombiner {
  public:
   /// guidance_scale <= 1 turns guidance off: the conditional branch alone is computed. The group has 1 or 2
-  /// ranks; `tokens` are a rank's.
-  GuidanceCombiner(Communicator& cfg, double guidance_scale, int64_t tokens);
+  /// ranks. `together`: one rank computes both branches in one batch.
+  GuidanceCombiner(Communicator& cfg, double guidance_scale, bool together);
 
   bool guided() const { return scale_ > 1; }
   /// The branches that this rank computes: those of one list in one batch, the lists one after the other.

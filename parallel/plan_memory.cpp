@@ -15,7 +15,8 @@ int64_t ceil_div(int64_t total, int64_t parts) {
   return (total + parts - 1) / parts;
 }
 
-int64_t denoise_activations(const Split& split, const VideoClass& video, const ModelFacts& model) {
+int64_t denoise_activations(const Split& split, const VideoClass& video, const ModelFacts& model,
+                            const PlanMachine& machine) {
   const int64_t tokens = ceil_div(video.grid.total(), split.mesh.cp), width = model.width(),
                 each = model.element_bytes;
   const int64_t token_row = tokens * width;
@@ -27,7 +28,8 @@ int64_t denoise_activations(const Split& split, const VideoClass& video, const M
   const int64_t text = branches_a_rank(split, video) * model.layers * 2 * video.text_tokens * width * each;
   // Latents, noise predictions, the solver's history; float32.
   const int64_t latents = video.grid.total() * model.patch() * 4 * 8;
-  const bool together = branches_a_rank(split, video) == 2 && tokens <= most_tokens_together;
+  const bool together =
+      branches_a_rank(split, video) == 2 && branches_together(machine.device == "cuda", tokens);
   return std::max(attention, feed_forward) * (together ? 2 : 1) + text + latents;
 }
 
@@ -68,7 +70,7 @@ RankCosts rank_costs(const Split& split, const VideoClass& video, const ModelFac
   const int64_t weights_of = machine.shared_weights ? machine.world : 1;
   const int64_t weights = (model.denoiser_bytes + model.vae_bytes) / weights_of;
   costs.text_bytes = model.text_encoder_bytes / weights_of;
-  costs.denoise_bytes = weights + denoise_activations(split, video, model);
+  costs.denoise_bytes = weights + denoise_activations(split, video, model, machine);
   costs.decode_bytes = weights + decode_activations(video, model, machine);
   costs.peak_bytes = std::max({costs.text_bytes, costs.denoise_bytes, costs.decode_bytes}) +
                      (machine.device == "cpu" ? process_bytes / weights_of : 0);

@@ -32,10 +32,9 @@ using Lists = std::vector<std::vector<Branch>>;
 TEST_CASE("one rank computes both branches, the conditional one first") {
   const CommPtr self = make_self_communicator();
   // In one batch, or one after the other.
-  for (const auto& [tokens, lists] :
-       {std::pair(most_tokens_together, Lists{{Branch::cond, Branch::uncond}}),
-        std::pair(most_tokens_together + 1, Lists{{Branch::cond}, {Branch::uncond}})}) {
-    const GuidanceCombiner guidance(*self, 5, tokens);
+  for (const auto& [together, lists] : {std::pair(true, Lists{{Branch::cond, Branch::uncond}}),
+                                        std::pair(false, Lists{{Branch::cond}, {Branch::uncond}})}) {
+    const GuidanceCombiner guidance(*self, 5, together);
     CHECK(guidance.guided());
     CHECK((guidance.mine() == lists));
     std::vector<size_t> computed;
@@ -53,7 +52,7 @@ TEST_CASE("one rank computes both branches, the conditional one first") {
 TEST_CASE("at a scale of 1 or less the conditional branch alone is computed") {
   const CommPtr self = make_self_communicator();
   for (double scale : {1.0, 0.5, 0.0}) {
-    const GuidanceCombiner guidance(*self, scale, 1);
+    const GuidanceCombiner guidance(*self, scale, true);
     CHECK_FALSE(guidance.guided());
     CHECK((guidance.mine() == Lists{{Branch::cond}}));
     int calls = 0;
@@ -68,7 +67,7 @@ TEST_CASE("at a scale of 1 or less the conditional branch alone is computed") {
 
 TEST_CASE("two ranks compute one branch each, and both have the result") {
   REQUIRE_NOTHROW(run_ranks(2, [](Communicator& cfg) {
-    const GuidanceCombiner guidance(cfg, 5, 1);
+    const GuidanceCombiner guidance(cfg, 5, true);
     const Branch expected = cfg.rank() == 0 ? Branch::cond : Branch::uncond;
     check(guidance.mine() == Lists{{expected}}, "one branch a rank");
     const at::Tensor result = guidance([&](size_t) { return result_of(expected); });
@@ -82,9 +81,16 @@ TEST_CASE("two ranks compute one branch each, and both have the result") {
 
 TEST_CASE("groups that do not fit guidance are defects") {
   for (const auto& [ranks, scale] : {std::pair(2, 1.0), std::pair(3, 5.0)}) {
-    const auto error = caught(
-        [&, n = ranks, s = scale] { run_ranks(n, [&](Communicator& cfg) { GuidanceCombiner(cfg, s, 1); }); });
+    const auto error = caught([&, n = ranks, s = scale] {
+      run_ranks(n, [&](Communicator& cfg) { GuidanceCombiner(cfg, s, true); });
+    });
     CHECK(error.code == ExitCode::internal);
     CHECK(error.has("CFG group of " + std::to_string(ranks) + " ranks"));
   }
+}
+
+TEST_CASE("both branches at once where a GPU would wait for its host") {
+  CHECK(branches_together(true, 1280));
+  CHECK_FALSE(branches_together(true, 32760));
+  CHECK_FALSE(branches_together(false, 1280));
 }
