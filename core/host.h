@@ -23,4 +23,9 @@ bool reset_peak_resident();
 /// Bytes in words: "1.5 GiB".
 std::string format_bytes(double bytes);
 
+/// Freed blocks of up to 32 MiB stay with this process and are used again, up to 1 GiB of them: fresh memory
+/// costs a page fault every 4 KiB, a fifth of a small model's step (docs/speed.md). core/device.h's
+/// release_cached_memory gives them back.
+void keep_freed_memory();
+
 }  // namespace frameshard

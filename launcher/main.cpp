@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "core/cuda_module.h"
+#include "core/host.h"
 #include "core/log.h"
 #include "core/phase.h"
 #include "core/version.h"
@@ -173,6 +174,7 @@ int main(int argc, char** argv) {
   std::signal(SIGPIPE, SIG_IGN);  // a closed pipe is a failed write, not a killed rank
   if (std::string_view(argv[0]).ends_with(agent_name)) return run_agent({argv + 1, argv + argc});
   set_phase("start");
+  keep_freed_memory();
   CLI::App app{"Frameshard splits one video diffusion job over many devices.", "frameshard"};
   app.set_version_flag("--version", versions);
   app.require_subcommand(1);

@@ -16,6 +16,7 @@
 #include <c10/core/GradMode.h>
 
 #include "core/error.h"
+#include "core/host.h"
 #include "core/io/safetensors.h"
 #include "core/rng.h"
 #include "models/checkpoint.h"
@@ -101,6 +102,7 @@ int probe(const std::string& what, int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  frameshard::keep_freed_memory();  // as the program does
   try {
     return argc > 2 ? probe(argv[1], argc - 2, argv + 2) : 64;
   } catch (const Error& error) {
