@@ -207,22 +207,24 @@ def test_two_replicas_stop_together():
     assert sorted((line["id"], line["status"]) for line in done) == [("a", "done"), ("b", "done")]
 
 
-def test_what_was_saved_is_for_the_same_request():
-    write_config(".", request={"num_inference_steps": 200})
-    process = start([PROGRAM, "run", "job.yaml"])
+def stop_while_running(*overrides):
+    """Long before its last step, so that it saves what it has."""
+    process = start([PROGRAM, "run", "job.yaml", *overrides])
     when_running(process)
     process.send_signal(signal.SIGTERM)
     assert finish(process, 60).code == 75
+
+
+def test_what_was_saved_is_for_the_same_request():
+    write_config(".", request={"num_inference_steps": 200})
+    stop_while_running()
     other = succeed(run(["run", "job.yaml", "request.seed=1", "request.num_inference_steps=2"]))
     assert "goes on" not in other.err
 
 
 def test_what_was_saved_cannot_be_read():
-    write_config(".", request={"num_inference_steps": 30})
-    process = start([PROGRAM, "run", "job.yaml"])
-    when_running(process)
-    process.send_signal(signal.SIGTERM)
-    assert finish(process, 60).code == 75
+    write_config(".", request={"num_inference_steps": 200})
+    stop_while_running()
     (file,) = OUTPUT.glob("resume-*.safetensors")
     os.truncate(file, 50)
     result = succeed(run(["run", "job.yaml"]))
@@ -232,11 +234,8 @@ def test_what_was_saved_cannot_be_read():
 
 def test_what_was_saved_was_changed_later():
     """By one bit; what was not changed is gone on with, wherever it lies."""
-    write_config(".", request={"num_inference_steps": 30})
-    process = start([PROGRAM, "run", "job.yaml"])
-    when_running(process)
-    process.send_signal(signal.SIGTERM)
-    assert finish(process, 60).code == 75
+    write_config(".", request={"num_inference_steps": 200})
+    stop_while_running()
     (file,) = OUTPUT.glob("resume-*.safetensors")
     whole = file.read_bytes()
     file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
@@ -250,13 +249,10 @@ def test_what_was_saved_was_changed_later():
 
 
 def test_what_was_saved_is_of_another_request():
-    write_config(".", request={"num_inference_steps": 30})
+    write_config(".", request={"num_inference_steps": 200})
     names = []
     for seed in (0, 1):
-        process = start([PROGRAM, "run", "job.yaml", f"request.seed={seed}"])
-        when_running(process)
-        process.send_signal(signal.SIGTERM)
-        assert finish(process, 60).code == 75
+        stop_while_running(f"request.seed={seed}")
         names += [name for name in OUTPUT.glob("resume-*.safetensors") if name not in names]
     names[1].rename(names[0])
     result = succeed(run(["run", "job.yaml"]))
