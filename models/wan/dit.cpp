@@ -43,6 +43,22 @@ DitConfig DitConfig::read(const std::filesystem::path& config_json) {
   return config;
 }
 
+ModelFacts transformer_facts(const DitConfig& config, at::ScalarType dtype) {
+  return {.name = "Wan",
+          .heads = config.heads,
+          .head_dim = config.head_dim,
+          .layers = config.layers,
+          .ffn_dim = config.ffn_dim,
+          .latent_channels = config.in_channels,
+          .patch_frames = config.patch[0],
+          .patch_height = config.patch[1],
+          .patch_width = config.patch[2],
+          .max_positions = config.max_positions,
+          .text_dim = config.text_dim,
+          .denoiser_bytes = Dit(config, dtype).weights().bytes(dtype),
+          .element_bytes = int64_t(c10::elementSize(dtype))};
+}
+
 // Shift, scale and gate before and after each of the two parts of a block, [B, 1, d] each, float32.
 struct Dit::Modulation {
   at::Tensor attention_shift, attention_scale, attention_gate, ffn_shift, ffn_scale, ffn_gate;

@@ -6,6 +6,7 @@
 
 #include "models/parts.h"
 #include "models/weights.h"
+#include "parallel/plan.h"
 
 namespace frameshard::wan {
 
@@ -21,6 +22,9 @@ struct DitConfig {
   /// 65 for settings that this version does not implement (image conditioning among them).
   static DitConfig read(const std::filesystem::path& config_json);
 };
+
+/// The transformer's numbers for a plan.
+ModelFacts transformer_facts(const DitConfig& config, at::ScalarType dtype);
 
 struct AttentionWeights {
   Linear q, k, v, out;

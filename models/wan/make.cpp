@@ -30,23 +30,11 @@ class WanCheckpoint final : public Checkpoint {
   }
 
   ModelFacts facts(at::ScalarType dtype, at::ScalarType vae_dtype) const override {
-    ModelFacts facts{.name = "Wan",
-                     .heads = dit_config_.heads,
-                     .head_dim = dit_config_.head_dim,
-                     .layers = dit_config_.layers,
-                     .ffn_dim = dit_config_.ffn_dim,
-                     .latent_channels = dit_config_.in_channels,
-                     .patch_frames = dit_config_.patch[0],
-                     .patch_height = dit_config_.patch[1],
-                     .patch_width = dit_config_.patch[2]};
-    facts.max_positions = dit_config_.max_positions;
-    facts.text_dim = dit_config_.text_dim;
+    ModelFacts facts = transformer_facts(dit_config_, dtype);
     facts.vae_decoder_dim = vae_config_.decoder_dim * vae_config_.multipliers[0];
     facts.vae_widest_dim = vae_config_.decoder_dim * vae_config_.multipliers[1];
     facts.text_encoder_bytes = Umt5(text_config_).weights().bytes(dtype);
-    facts.denoiser_bytes = Dit(dit_config_, dtype).weights().bytes(dtype);
     facts.vae_bytes = WanVae(vae_config_).weights().bytes(vae_dtype);
-    facts.element_bytes = int64_t(c10::elementSize(dtype));
     facts.vae_element_bytes = int64_t(c10::elementSize(vae_dtype));
     return facts;
   }

@@ -15,20 +15,9 @@ class RandomWan final : public DenoiserSource {
   RandomWan(DitConfig config, double flow_shift) : config_(std::move(config)), flow_shift_(flow_shift) {}
 
   ModelFacts facts(at::ScalarType dtype, at::ScalarType vae_dtype) const override {
-    return {.name = "Wan",
-            .heads = config_.heads,
-            .head_dim = config_.head_dim,
-            .layers = config_.layers,
-            .ffn_dim = config_.ffn_dim,
-            .latent_channels = config_.in_channels,
-            .patch_frames = config_.patch[0],
-            .patch_height = config_.patch[1],
-            .patch_width = config_.patch[2],
-            .max_positions = config_.max_positions,
-            .text_dim = config_.text_dim,
-            .denoiser_bytes = Dit(config_, dtype).weights().bytes(dtype),
-            .element_bytes = int64_t(c10::elementSize(dtype)),
-            .vae_element_bytes = int64_t(c10::elementSize(vae_dtype))};
+    ModelFacts facts = transformer_facts(config_, dtype);
+    facts.vae_element_bytes = int64_t(c10::elementSize(vae_dtype));
+    return facts;
   }
 
   std::unique_ptr<Denoiser> load_denoiser(at::ScalarType dtype, const at::Device& device) const override {
