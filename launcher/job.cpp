@@ -102,9 +102,7 @@ PlanMachine describe_machine(const Job& job, const RankPlace& place, int world, 
   machine.backend = resolve_backend(infer.backend, place.under_mpi, type, own_gpu);
   machine.shared_weights = !place.under_mpi && world > 1 && machine.device == "cpu";
   machine.memory_bytes = total_memory(device_for_rank(infer.device, place.local_rank));
-  const char* omp = std::getenv("OMP_NUM_THREADS");
-  const int fallback = omp && std::atoi(omp) > 0 ? std::atoi(omp) : place.cores;
-  machine.threads_per_rank = int(infer.threads_per_rank.value.value_or(fallback));
+  machine.threads_per_rank = int(infer.threads_per_rank.value.value_or(omp_threads(place.cores)));
   return machine;
 }
 

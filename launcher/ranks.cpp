@@ -86,6 +86,17 @@ void divide_cores(RankPlace& place, Communicator& world) {
   if (neighbours.size() < place.all_cpus.size()) place.own_cpus = neighbours;
 }
 
+bool have_own_gpus(const RankPlace& place, Communicator& world) {
+  at::Tensor own = at::full({1}, int64_t(cuda() && place.local_size <= cuda()->device_count()), at::kLong);
+  world.all_reduce(own, ReduceOp::min);
+  return own.item<int64_t>() != 0;
+}
+
+int omp_threads(int otherwise) {
+  const char* omp = std::getenv("OMP_NUM_THREADS");
+  return omp && std::atoi(omp) > 0 ? std::atoi(omp) : otherwise;
+}
+
 void stay_on_own_cpus(const RankPlace& place, int threads) {
   if (int(place.own_cpus.size()) >= threads) run_on_cpus(place.own_cpus);
 }

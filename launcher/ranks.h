@@ -33,6 +33,12 @@ void check_same_versions(const std::map<std::string, std::string>& mine, Communi
 /// ranks that share them. Ranks that were bound to cores of their own keep theirs. Collective.
 void divide_cores(RankPlace& place, Communicator& world);
 
+/// Whether every rank has a GPU to itself. Collective.
+bool have_own_gpus(const RankPlace& place, Communicator& world);
+
+/// OMP_NUM_THREADS, or `otherwise` where it does not say.
+int omp_threads(int otherwise);
+
 /// Keeps a rank of `threads` threads on the cores of its NUMA node, where its memory is. Not on single cores:
 /// two jobs that share a host would choose the same ones, and ranks that wait for messages do not give a core
 /// away.

@@ -60,7 +60,7 @@ void VideoMaker::load(ModelCache& models, double text_seconds) {
 std::optional<Failure> VideoMaker::make(const Unit& unit, const Conditioning& text) {
   set_phase("prepare");
   const auto directory = job_.unit_directory(unit);
-  const MovedSoFar before = moved();
+  const Moved before = moved();
   metrics_.step_seconds.clear();
   if (first()) log::info("{}: {}", directory.string(), one_line(job_.requests[unit.request].prompt));
 
@@ -219,12 +219,6 @@ double VideoMaker::take_peak() {
   reset_peak_memory(device_);
   observer_.phase_peak(int64_t(peak));
   return peak;
-}
-
-VideoMaker::MovedSoFar VideoMaker::moved() {
-  const CommStats &cp = mesh_.cp().stats(), &cfg = mesh_.cfg().stats();
-  return {cp.bytes_sent + attention_.bytes_sent(), cfg.bytes_sent,
-          cp.seconds + cfg.seconds + attention_.seconds()};
 }
 
 }  // namespace frameshard

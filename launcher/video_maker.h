@@ -45,11 +45,6 @@ class VideoMaker {
   [[noreturn]] static void fail_stopped();  ///< 75
 
  private:
-  struct MovedSoFar {
-    int64_t cp_bytes, cfg_bytes;
-    double seconds;
-  };
-
   at::Tensor denoise(const Unit& unit, const Conditioning& text);
   std::optional<Failure> decode(const Unit& unit, const at::Tensor& latents,
                                 std::optional<VideoOutput>& video);
@@ -60,7 +55,7 @@ class VideoMaker {
   OutputSettings settings(const Unit& unit) const;
   int decode_threads();
   double take_peak();
-  MovedSoFar moved();
+  Moved moved() { return moved_by(mesh_, attention_); }
   bool first() { return mesh_.replica().rank() == 0; }
 
   const Job& job_;

@@ -28,4 +28,10 @@ double AttentionStrategy::seconds() const {
   return (ulysses_ ? ulysses_->stats().seconds : 0) + (ring_ ? ring_->stats().seconds : 0);
 }
 
+Moved moved_by(ProcessMesh& mesh, const AttentionStrategy& attention) {
+  const CommStats &cp = mesh.cp().stats(), &cfg = mesh.cfg().stats();
+  return {cp.bytes_sent + attention.bytes_sent(), cfg.bytes_sent,
+          cp.seconds + cfg.seconds + attention.seconds()};
+}
+
 }  // namespace frameshard

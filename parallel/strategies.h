@@ -2,6 +2,7 @@
 #pragma once
 
 #include "parallel/attention.h"
+#include "parallel/mesh.h"
 
 namespace frameshard {
 
@@ -25,5 +26,13 @@ class AttentionStrategy {
   CommPtr ulysses_, ring_;
   AttentionPtr attention_;
 };
+
+/// What the groups of one rank have moved so far: bytes sent by context parallelism and for guidance, and
+/// seconds in collectives.
+struct Moved {
+  int64_t cp_bytes = 0, cfg_bytes = 0;
+  double seconds = 0;
+};
+Moved moved_by(ProcessMesh& mesh, const AttentionStrategy& attention);
 
 }  // namespace frameshard

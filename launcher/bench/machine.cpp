@@ -13,12 +13,9 @@ namespace frameshard {
 
 PlanMachine describe_bench_machine(const BenchSetup& setup, const RankPlace& place, const at::Device& device,
                                    Communicator& world) {
-  at::Tensor own_gpu =
-      at::full({1}, int64_t(cuda() && place.local_size <= cuda()->device_count()), at::kLong);
-  world.all_reduce(own_gpu, ReduceOp::min);
   PlanMachine machine{.world = world.size(), .ranks_per_node = place.local_size};
   machine.device = device.is_cuda() ? "cuda" : "cpu";
-  machine.backend = resolve_backend("auto", place.under_mpi, device, own_gpu.item<int64_t>() != 0);
+  machine.backend = resolve_backend("auto", place.under_mpi, device, have_own_gpus(place, world));
   machine.threads_per_rank = setup.threads;
   for (const auto& numbers : gather_numbers(world, {double(place.local_size)})) {
     machine.ranks_per_node = std::gcd(machine.ranks_per_node, int(numbers[0]));

@@ -16,17 +16,6 @@ double now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-// What the groups of one rank have moved so far.
-struct Moved {
-  double bytes = 0, seconds = 0;
-};
-
-Moved moved_by(ProcessMesh& mesh, const AttentionStrategy& attention) {
-  const CommStats &cp = mesh.cp().stats(), &cfg = mesh.cfg().stats();
-  return {double(cp.bytes_sent + cfg.bytes_sent + attention.bytes_sent()),
-          cp.seconds + cfg.seconds + attention.seconds()};
-}
-
 // Embeddings as a text encoder might give them.
 Conditioning random_text(const RequestConfig& request, const ModelFacts& facts) {
   constexpr uint64_t cond_seed = 1, uncond_seed = 2;
@@ -97,8 +86,9 @@ Measurement measure(const BenchCase& what, const BenchRank& rank, Communicator& 
   const std::vector<double> timed(times.step_seconds.begin() + rank.setup.warmup, times.step_seconds.end());
   double seconds = 0;
   for (double step : timed) seconds += step;
-  std::vector<double> numbers{times.end.bytes / double(times.step_seconds.size()),
-                              (times.end.seconds - times.warm.seconds) / seconds, times.activation_bytes};
+  std::vector<double> numbers{
+      double(times.end.cp_bytes + times.end.cfg_bytes) / double(times.step_seconds.size()),
+      (times.end.seconds - times.warm.seconds) / seconds, times.activation_bytes};
   numbers.insert(numbers.end(), timed.begin(), timed.end());
   combine(measurement, gather_numbers(ranks, numbers));
   return measurement;

@@ -1,11 +1,11 @@
 #include "launcher/bench/setup.h"
 
-#include <cstdlib>
 #include <filesystem>
 
 #include "core/cuda_module.h"
 #include "core/device.h"
 #include "core/text.h"
+#include "launcher/ranks.h"
 #include "models/presets.h"
 
 namespace frameshard {
@@ -45,11 +45,6 @@ void open_model(BenchSetup& setup, const std::string& wanted) {
   }
 }
 
-int threads_of(const BenchOptions& options) {
-  const char* omp = std::getenv("OMP_NUM_THREADS");
-  return options.threads.value_or(omp && std::atoi(omp) > 0 ? std::atoi(omp) : 1);
-}
-
 }  // namespace
 
 RequestConfig BenchSetup::request_of(const BenchCase& what) const {
@@ -59,7 +54,7 @@ RequestConfig BenchSetup::request_of(const BenchCase& what) const {
 }
 
 BenchSetup open_bench(const BenchOptions& options, int ranks) {
-  BenchSetup setup{.warmup = options.warmup, .threads = threads_of(options)};
+  BenchSetup setup{.warmup = options.warmup, .threads = options.threads.value_or(omp_threads(1))};
   std::optional<VideoSize> size;
   if (!options.size.empty()) size = parse_size(options.size);
   if (!options.meshes.empty()) setup.cases = parse_meshes(options.meshes);

@@ -56,16 +56,6 @@ void publish(const BenchReport& report, const BenchOptions& options) {
   if (!options.plot.empty()) draw_plot(report, options.plot);
 }
 
-void check_same_options(const BenchOptions& options, Communicator& world) {
-  const auto all = gather_texts(world, options_text(options));
-  for (size_t rank = 1; rank < all.size(); ++rank) {
-    if (all[rank] == all[0]) continue;
-    fail(ExitCode::disagree,
-         "ranks disagree on the flags of bench: rank 0 has {}, rank {} has {}; give all ranks the same",
-         all[0], rank, all[rank]);
-  }
-}
-
 // A rank that fails while others may be waiting for it ends them all.
 [[noreturn]] void report_and_abort(Communicator& world, const at::Device& device) {
   const Failure failure = current_failure();
@@ -86,7 +76,7 @@ int bench_as_rank(const BenchOptions& options, MpiSession& mpi) {
     check_rank(mpi.launcher_rank(), mpi.local_rank());
   });
   all_or_none(world, [&] { check_same_versions(own_versions(), world); });
-  all_or_none(world, [&] { check_same_options(options, world); });
+  all_or_none(world, [&] { check_same_text(world, options_text(options), "the flags of bench"); });
   all_or_none(world, [&] { setup = open_bench(options, world.size()); });
   all_or_none(world, [&] {
     if (world.rank() == 0) check_outputs(options);

@@ -99,14 +99,10 @@ void exchange(Communicator& world, const Hosts& hosts, const RankPlace& place, c
 
 // What the ranks do together depends on it. Other configurations are a finding, and no reason to end.
 void check_same_arguments(bool config, const DoctorOptions& options, Communicator& world) {
-  const auto all = gather_texts(world, fmt::format("--seconds {:g} --timeout {:g} and {} configuration",
-                                                   options.seconds, options.timeout, config ? "a" : "no"));
-  const auto other = std::find_if(all.begin(), all.end(), [&](auto& each) { return each != all.front(); });
-  if (other == all.end()) return;
-  fail(ExitCode::disagree,
-       "ranks disagree on the arguments of doctor: rank 0 has {}, rank {} has {}; give all "
-       "ranks the same",
-       all.front(), other - all.begin(), *other);
+  check_same_text(world,
+                  fmt::format("--seconds {:g} --timeout {:g} and {} configuration", options.seconds,
+                              options.timeout, config ? "a" : "no"),
+                  "the arguments of doctor");
 }
 
 }  // namespace

@@ -73,13 +73,10 @@ int end_stopped(const Error& stop, Communicator& world) {
 PlanMachine describe_together(Job& job, RankPlace& place, Communicator& world) {
   divide_cores(place, world);
   if (!job.config.infer.pin_threads) place.own_cpus.clear();
-  at::Tensor own_gpu =
-      at::full({1}, int64_t(cuda() && place.local_size <= cuda()->device_count()), at::kLong);
-  world.all_reduce(own_gpu, ReduceOp::min);
+  const bool own_gpus = have_own_gpus(place, world);
   PlanMachine machine;
-  all_or_none(world, [&] {
-    machine = describe_machine(job, place, world.size(), place.local_size, own_gpu.item<int64_t>() != 0);
-  });
+  all_or_none(world,
+              [&] { machine = describe_machine(job, place, world.size(), place.local_size, own_gpus); });
   // Where nodes have unequal numbers of ranks, groups of their common divisor lie inside them.
   for (const auto& numbers : gather_numbers(
            world,

@@ -1,7 +1,5 @@
 #include "models/common/fused.h"
 
-#include <cmath>
-
 #include <c10/core/GradMode.h>
 
 #include "models/common/fused_cpu.h"
@@ -40,9 +38,7 @@ at::Tensor unfused::gated_sum(const at::Tensor& x, const at::Tensor& branch, con
 }
 
 at::Tensor unfused::channel_norm_silu(const at::Tensor& x, const at::Tensor& gamma) {
-  const at::Tensor wide = x.to(at::kFloat);
-  const at::Tensor length = at::linalg_vector_norm(wide, 2, at::IntArrayRef{1}, true).clamp_min(1e-12);
-  return at::silu((wide / length).to(x.scalar_type()) * std::sqrt(double(x.size(1))) * gamma);
+  return at::silu(channel_norm(x, gamma));
 }
 
 at::Tensor norm_modulate(const at::Tensor& x, const at::Tensor& scale, const at::Tensor& shift, double eps) {

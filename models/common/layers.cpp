@@ -56,6 +56,12 @@ at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {
   return at::rms_norm(x, {x.size(-1)}, weight, eps);
 }
 
+at::Tensor channel_norm(const at::Tensor& x, const at::Tensor& gamma) {
+  const at::Tensor wide = x.to(at::kFloat);
+  const at::Tensor length = at::linalg_vector_norm(wide, 2, at::IntArrayRef{1}, true).clamp_min(1e-12);
+  return (wide / length).to(x.scalar_type()) * std::sqrt(double(x.size(1))) * gamma;
+}
+
 at::Tensor layer_norm_float32(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
                               double eps) {
   return at::layer_norm(x.to(at::kFloat), {x.size(-1)}, weight, bias, eps);

@@ -19,6 +19,9 @@ at::Tensor apply_gelu(const Linear& layer, const at::Tensor& x);
 /// x / rms(x) * weight over the last dim; the mean of squares in float32.
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps);
 
+/// x / |x| over the channels of [B, C, ...], in float32, times sqrt(C) and gamma.
+at::Tensor channel_norm(const at::Tensor& x, const at::Tensor& gamma);
+
 /// LayerNorm over the last dim in float32; without weight and bias where they are undefined.
 at::Tensor layer_norm_float32(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
                               double eps);

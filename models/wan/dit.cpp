@@ -93,8 +93,8 @@ void Dit::list_weights() {
       weights_.add(name + part + "norm_q.weight", {d}, attention->norm_q);
       weights_.add(name + part + "norm_k.weight", {d}, attention->norm_k);
     }
-    weights_.stack({&block.self.q, &block.self.k, &block.self.v}, block.self.qkv);
-    weights_.stack({&block.cross.k, &block.cross.v}, block.cross.kv);
+    weights_.stack({&block.self.q, &block.self.k, &block.self.v}, block.self.joined);
+    weights_.stack({&block.cross.k, &block.cross.v}, block.cross.joined);
     if (config_.cross_attention_norm) {
       weights_.add_float32(name + "norm2.weight", {d}, block.cross_norm_weight);
       weights_.add_float32(name + "norm2.bias", {d}, block.cross_norm_bias);
@@ -124,7 +124,7 @@ TextContext Dit::prepare(const at::Tensor& text) const {
   const at::Tensor embedded = apply(text_out_, apply_gelu(text_in_, text.to(dtype_)));
   TextContext context;
   for (const BlockWeights& block : blocks_) {
-    const auto kv = apply(block.cross.kv, embedded).chunk(2, -1);
+    const auto kv = apply(block.cross.joined, embedded).chunk(2, -1);
     context.k.push_back(rms_norm_rotate(kv[0], block.cross.norm_k, config_.heads, {}, config_.eps));
     context.v.push_back(by_heads(kv[1]).contiguous());
   }
@@ -138,7 +138,7 @@ Dit::Modulation Dit::modulate(const BlockWeights& block, const at::Tensor& time)
 
 at::Tensor Dit::self_attention(const BlockWeights& block, at::Tensor x, const at::Tensor& rope,
                                const ParallelSequence& sequence) const {
-  auto qkv = apply(block.self.qkv, x).chunk(3, -1);
+  auto qkv = apply(block.self.joined, x).chunk(3, -1);
   x.reset();  // so much less memory in the exchange
   Qkv mine{.q = rms_norm_rotate(qkv[0], block.self.norm_q, config_.heads, rope, config_.eps),
            .k = rms_norm_rotate(qkv[1], block.self.norm_k, config_.heads, rope, config_.eps),
@@ -179,7 +179,7 @@ at::Tensor Dit::predict(const at::Tensor& latents, const at::Tensor& timestep, c
   const at::Tensor rope_here = sequence.positions(rope(grid, latents.device()));
   // [B, C, F, h, w] -> [B, S_mine, d]; a convolution whose stride is its kernel is a product over patches.
   const at::Tensor patches = sequence.enter(patchify(latents.to(dtype_), config_.patch));
-  at::Tensor x = at::linear(patches, patch_embedding_.weight.flatten(1), patch_embedding_.bias);
+  at::Tensor x = apply({patch_embedding_.weight.flatten(1), patch_embedding_.bias}, patches);
 
   const at::Tensor sinusoid = timestep_sinusoid(timestep, config_.freq_dim);
   const at::Tensor embedded = apply(time_out_, at::silu(apply(time_in_, sinusoid))).to(dtype_);  // [B, d]

@@ -28,7 +28,7 @@ ModelFacts transformer_facts(const DitConfig& config, at::ScalarType dtype);
 
 struct AttentionWeights {
   Linear q, k, v, out;
-  Linear qkv, kv;  ///< q, k and v (self-attention) or k and v (cross-attention) as one layer
+  Linear joined;  ///< q, k and v (self-attention) or k and v (cross-attention) as one layer
   at::Tensor norm_q, norm_k;
 };
 

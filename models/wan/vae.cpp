@@ -4,6 +4,7 @@
 #include "core/io/json_file.h"
 #include "models/common/convolution.h"
 #include "models/common/fused.h"
+#include "models/common/layers.h"
 
 namespace frameshard::wan {
 
@@ -46,7 +47,11 @@ at::Tensor& FrameCache::next() {
   return slots_[position_++];
 }
 
-at::Tensor with_kept(const at::Tensor& x, at::Tensor& kept) {
+namespace {
+
+// A tensor of two frames more than x, with `kept` in the first two (zeros where there are none yet); the rest
+// is to be filled.
+at::Tensor with_kept(const at::Tensor& x, const at::Tensor& kept) {
   auto shape = x.sizes().vec();
   shape[2] += 2;
   at::Tensor padded = empty_channels_last(shape, x.options());
@@ -59,30 +64,25 @@ at::Tensor with_kept(const at::Tensor& x, at::Tensor& kept) {
   return padded;
 }
 
-void keep_last(const at::Tensor& padded, at::Tensor& kept) {
-  // A view would keep all of `padded`.
-  kept = padded.narrow(2, padded.size(2) - 2, 2).clone();
+at::Tensor convolve_and_keep(const Linear& layer, const at::Tensor& padded, at::Tensor& kept) {
+  kept = padded.narrow(2, padded.size(2) - 2, 2).clone();  // a view would keep all of `padded`
+  const auto kernel = layer.weight.sizes();
+  return convolve(layer, padded, 1, {0, kernel[3] / 2, kernel[4] / 2});
 }
+
+}  // namespace
 
 at::Tensor causal_conv(const Linear& layer, const at::Tensor& x, at::Tensor& kept) {
   at::Tensor padded = with_kept(x, kept);
   padded.narrow(2, 2, x.size(2)).copy_(x);
-  keep_last(padded, kept);
-  return convolve(layer, padded, 1, {0, 1, 1});
+  return convolve_and_keep(layer, padded, kept);
 }
 
 at::Tensor norm_silu_causal_conv(const at::Tensor& norm, const Linear& layer, const at::Tensor& x,
                                  at::Tensor& kept) {
   at::Tensor padded = with_kept(x, kept);
   channel_norm_silu(x, norm, padded.narrow(2, 2, x.size(2)));
-  keep_last(padded, kept);
-  return convolve(layer, padded, 1, {0, 1, 1});
-}
-
-at::Tensor channel_norm(const at::Tensor& x, const at::Tensor& gamma) {
-  const at::Tensor wide = x.to(at::kFloat);
-  const at::Tensor length = at::linalg_vector_norm(wide, 2, at::IntArrayRef{1}, true).clamp_min(1e-12);
-  return (wide / length).to(x.scalar_type()) * std::sqrt(double(x.size(1))) * gamma;
+  return convolve_and_keep(layer, padded, kept);
 }
 
 at::Tensor each_frame(const at::Tensor& x, const std::function<at::Tensor(const at::Tensor&)>& function) {

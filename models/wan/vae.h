@@ -127,19 +127,12 @@ class WanVae final : public Vae {
   Linear quantize_, dequantize_;
 };
 
-/// Causal in time: two frames of `kept` (zeros at the start) before x, then a 3x3x3 convolution that keeps
-/// the size. Channels are innermost in memory, here and in all that follows.
+/// Causal in time: two frames of `kept` (zeros at the start) before x, then a convolution of 3 frames that
+/// keeps the size. Channels are innermost in memory, here and in all that follows.
 at::Tensor causal_conv(const Linear& layer, const at::Tensor& x, at::Tensor& kept);
 /// The same of silu(channel_norm(x, norm)), which is written straight to where the convolution reads it.
 at::Tensor norm_silu_causal_conv(const at::Tensor& norm, const Linear& layer, const at::Tensor& x,
                                  at::Tensor& kept);
-/// A tensor of two frames more than x, with `kept` in the first two (zeros where there are none yet); the
-/// rest is to be filled.
-at::Tensor with_kept(const at::Tensor& x, at::Tensor& kept);
-/// The last two frames, for the next chunk.
-void keep_last(const at::Tensor& padded, at::Tensor& kept);
-/// x / |x| over channels, times sqrt(channels) and gamma.
-at::Tensor channel_norm(const at::Tensor& x, const at::Tensor& gamma);
 /// Applies a 2-D function to each frame of [B, C, T, H, W].
 at::Tensor each_frame(const at::Tensor& x, const std::function<at::Tensor(const at::Tensor&)>& function);
 

@@ -43,11 +43,8 @@ at::Tensor Decoder::upsample(const Resample& up, const at::Tensor& input, FrameC
       shape[2] = 2;
       kept = at::zeros(shape, x.options());
     } else {
-      at::Tensor padded = with_kept(x, kept);
-      padded.narrow(2, 2, shape[2]).copy_(x);
-      keep_last(padded, kept);
       // [B, 2C, T, H, W] -> [B, C, 2T, H, W], in memory [B, T, H, W, 2, C] -> [B, T, 2, H, W, C]
-      x = channels_last(convolve(up.time, padded, 1, 0))
+      x = channels_last(causal_conv(up.time, x, kept))
               .permute({0, 2, 3, 4, 1})
               .view({shape[0], shape[2], shape[3], shape[4], 2, shape[1]})
               .permute({0, 1, 4, 2, 3, 5})

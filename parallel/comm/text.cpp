@@ -2,6 +2,8 @@
 
 #include <cstring>
 
+#include "core/error.h"
+
 namespace frameshard {
 
 std::vector<std::string> gather_texts(Communicator& comm, const std::string& mine) {
@@ -19,6 +21,15 @@ std::vector<std::string> gather_texts(Communicator& comm, const std::string& min
     at += count;
   }
   return texts;
+}
+
+void check_same_text(Communicator& comm, const std::string& mine, const std::string& what) {
+  const auto all = gather_texts(comm, mine);
+  for (size_t rank = 1; rank < all.size(); ++rank) {
+    if (all[rank] == all[0]) continue;
+    fail(ExitCode::disagree, "ranks disagree on {}: rank 0 has {}, rank {} has {}; give all ranks the same",
+         what, all[0], rank, all[rank]);
+  }
 }
 
 std::vector<std::vector<double>> gather_numbers(Communicator& comm, const std::vector<double>& mine) {

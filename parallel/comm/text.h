@@ -11,6 +11,9 @@ namespace frameshard {
 /// Every rank's text, on every rank.
 std::vector<std::string> gather_texts(Communicator& comm, const std::string& mine);
 
+/// 76 where a rank's text differs from rank 0's; `what` is what they disagree on. Collective.
+void check_same_text(Communicator& comm, const std::string& mine, const std::string& what);
+
 /// Every rank's numbers (as many on each), [size][count], on every rank.
 std::vector<std::vector<double>> gather_numbers(Communicator& comm, const std::vector<double>& mine);
 

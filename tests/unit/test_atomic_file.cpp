@@ -25,13 +25,7 @@ namespace frameshard {
 namespace {
 
 namespace fs = std::filesystem;
-using test::Contains;
-using test::contents;
-using test::Failure;
-using test::failure_in_child;
-using test::failure_of;
-using test::put;
-using test::Scratch;
+using namespace test;
 
 }  // namespace
 

@@ -18,11 +18,7 @@ namespace frameshard {
 namespace {
 
 namespace fs = std::filesystem;
-using test::Contains;
-using test::contents;
-using test::Failure;
-using test::failure_of;
-using test::Scratch;
+using namespace test;
 using Pixels = std::vector<std::uint8_t>;
 
 }  // namespace

@@ -25,12 +25,7 @@ namespace frameshard {
 namespace {
 
 namespace fs = std::filesystem;
-using test::Contains;
-using test::contents;
-using test::Failure;
-using test::failure_of;
-using test::put;
-using test::Scratch;
+using namespace test;
 
 /// A pid that no longer runs: that of a child that was waited for.
 pid_t dead_pid() {

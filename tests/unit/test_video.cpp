@@ -31,12 +31,7 @@ namespace frameshard {
 namespace {
 
 namespace fs = std::filesystem;
-using test::Contains;
-using test::contents;
-using test::Failure;
-using test::failure_in_child;
-using test::failure_of;
-using test::Scratch;
+using namespace test;
 using Pixels = std::vector<std::uint8_t>;
 using Colour = std::array<int, 3>;
 
