@@ -1,6 +1,8 @@
 #include "launcher/ranks.h"
 
 #include <algorithm>
+#include <cstdlib>
+#include <fstream>
 
 #include <fmt/ranges.h>
 
@@ -90,6 +92,11 @@ bool have_own_gpus(const RankPlace& place, Communicator& world) {
   at::Tensor own = at::full({1}, int64_t(cuda() && place.local_size <= cuda()->device_count()), at::kLong);
   world.all_reduce(own, ReduceOp::min);
   return own.item<int64_t>() != 0;
+}
+
+void note_ranks_met(const Communicator& world) {
+  const char* file = std::getenv(ranks_met_variable);
+  if (file && world.rank() == 0) std::ofstream(file).flush();
 }
 
 int omp_threads(int otherwise) {

@@ -36,6 +36,11 @@ void divide_cores(RankPlace& place, Communicator& world);
 /// Whether every rank has a GPU to itself. Collective.
 bool have_own_gpus(const RankPlace& place, Communicator& world);
 
+/// The variable that names a file which tells `launch` that all ranks of the job have met.
+inline constexpr const char* ranks_met_variable = "FRAMESHARD_RANKS_MET";
+/// Makes that file; on the first rank, once MPI runs.
+void note_ranks_met(const Communicator& world);
+
 /// OMP_NUM_THREADS, or `otherwise` where it does not say.
 int omp_threads(int otherwise);
 

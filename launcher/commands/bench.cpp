@@ -123,6 +123,7 @@ int bench_command(const BenchOptions& options) {
   if (!launcher_environment().launched) return bench_alone(options);
   MpiSession mpi;
   log::set_rank(mpi.world().rank(), mpi.world().size());
+  note_ranks_met(mpi.world());
   try {
     return bench_as_rank(options, mpi);
   } catch (const Ended& ended) {

@@ -122,6 +122,7 @@ int doctor_command(const std::string& config, const std::vector<std::string>& ov
   Communicator* world = launched ? &mpi->world() : alone.get();
   progress.rank = world->rank();
   log::set_rank(world->rank(), world->size());
+  note_ranks_met(*world);
 
   watchdog.wait_for("the first exchange of texts");
   try {

@@ -92,7 +92,11 @@ int launch_as_master(const LaunchOptions& options, const std::optional<Job>& job
   // Before the others come: it may look at many videos of an earlier run.
   if (job) prepare_outputs(*job);
   std::vector<JoinedNode> nodes;
-  if (options.nodes > 1) nodes = wait_for_nodes(options, mine, job_token(options, signals), signals);
+  const Token token = options.nodes > 1 ? job_token(options, signals) : Token{};
+  const auto wait = [&](std::vector<JoinedNode>& joined) {
+    wait_for_nodes(options, mine, token, signals, joined);
+  };
+  if (options.nodes > 1) wait(nodes);
   try {
     int world = mine.ranks, common = mine.ranks;
     for (const JoinedNode& node : nodes) {
@@ -100,7 +104,7 @@ int launch_as_master(const LaunchOptions& options, const std::optional<Job>& job
       common = std::gcd(common, node.facts.ranks);
     }
     if (job && !nodes.empty()) check_plan(*job, world, common);
-    return run_job({.options = options, .mpi = mpi, .mine = mine}, nodes, signals);
+    return run_job({.options = options, .mpi = mpi, .mine = mine, .wait_for_nodes = wait}, nodes, signals);
   } catch (const Error& error) {
     send_end(nodes, int(error.code()), error.what());
     throw;

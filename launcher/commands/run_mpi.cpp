@@ -155,6 +155,7 @@ int run_rank(const RunOptions& options, MpiSession& mpi) {
 int run_under_mpi(const RunOptions& options) {
   MpiSession mpi;
   log::set_rank(mpi.world().rank(), mpi.world().size());
+  note_ranks_met(mpi.world());
   set_phase("validation");
   try {
     return run_rank(options, mpi);

@@ -8,14 +8,17 @@
 #include <filesystem>
 #include <fstream>
 
+#include <fmt/ranges.h>
 #include <poll.h>
-#include <sys/socket.h>
 #include <sys/wait.h>
 
 #include "core/log.h"
 #include "launcher/failure.h"
 #include "launcher/launch/agent.h"
+#include "launcher/launch/daemons.h"
 #include "launcher/launch/job_space.h"
+#include "launcher/launch/rank_environment.h"
+#include "launcher/ranks.h"
 
 namespace frameshard {
 namespace {
@@ -33,16 +36,6 @@ bool passed(const Deadline& deadline) {
 // How long mpirun and its daemons have to end after they were told to, before they are killed.
 constexpr double end_seconds = 2;
 
-// The daemon of one node, from mpirun's call of the agent to its end.
-struct Daemon {
-  size_t node;
-  Socket agent;
-  std::string request;      // what the agent has sent so far
-  Deadline agent_lost;      // the agent is gone, and mpirun must be ending too
-  std::optional<int> code;  // exit code, when ended
-  bool killed = false;      // by a signal
-};
-
 // One start of mpirun.
 class Attempt {
  public:
@@ -53,34 +46,33 @@ class Attempt {
         number_(number),
         id_(random_text().substr(0, 16)),
         space_(id_),
-        ready_(nodes.size(), false) {}
+        ready_(nodes.size(), false),
+        lost_(nodes.size(), false),
+        daemons_(agent_socket(), nodes, [this](size_t node, const Json& words) {
+          tell(node, {{"daemon", words}});
+        }) {}
 
   int run() {
     tell_nodes({{"prepare", id_}, {"attempt", number_}, {"address", settings_.mine.address}});
-    agents_ = listen_on_path((space_.scratch() / "agent.sock").string());
     while (!all_ready() && !failure_ && stop_signal_ == 0) step();
     if (all_ready() && !failure_ && stop_signal_ == 0) {
       start();
       while (!status_) step();
       // Daemons end a moment before mpirun; their last word is on its way.
       const Deadline patience = in_seconds(end_seconds);
-      while (!daemons_ended() && !failure_ && !passed(patience)) step();
+      while (!daemons_.all_ended() && !failure_ && !passed(patience)) step();
     }
     tell_nodes({{"cancel", id_}});
     end_descendants(end_seconds);
     return result();
   }
 
-  bool node_lost() const { return node_lost_; }
+  bool lost(size_t node) const { return lost_[node]; }
   bool stopped() const { return stop_signal_ != 0; }
 
  private:
   bool all_ready() const {
     return std::all_of(ready_.begin(), ready_.end(), [](bool each) { return each; });
-  }
-  bool daemons_ended() const {
-    return std::all_of(daemons_.begin(), daemons_.end(),
-                       [](auto& daemon) { return daemon.code.has_value(); });
   }
 
   void start() {
@@ -95,8 +87,10 @@ class Attempt {
     for (const JoinedNode& node : nodes_) job.nodes.push_back({node.facts.address, node.facts.ranks});
     job.program.insert(job.program.end(), settings_.mine.program.begin(), settings_.mine.program.end());
     Environment environment = rank_environment(settings_.options, number_);
-    environment.emplace_back("FRAMESHARD_AGENT_SOCKET", (space_.scratch() / "agent.sock").string());
+    environment.emplace_back("FRAMESHARD_AGENT_SOCKET", agent_socket().string());
     environment.emplace_back(last_line_variable, last_line_file().string());
+    environment.emplace_back(ranks_met_variable, ranks_met_file().string());
+    meet_deadline_ = in_seconds(settings_.options.rdzv_timeout);
     mpirun_ = start_process(mpirun_command(settings_.mpi, job), environment);
   }
 
@@ -110,19 +104,16 @@ class Attempt {
   }
 
   void step() {
-    std::vector<pollfd> waiting{{.fd = signals_.descriptor(), .events = POLLIN, .revents = 0},
-                                {.fd = agents_.descriptor(), .events = POLLIN, .revents = 0}};
+    std::vector<pollfd> waiting{{.fd = signals_.descriptor(), .events = POLLIN, .revents = 0}};
     for (const JoinedNode& node : nodes_)
       waiting.push_back({.fd = node.link->socket().descriptor(), .events = POLLIN, .revents = 0});
-    for (const Daemon& daemon : daemons_) {
-      if (daemon.agent.open())
-        waiting.push_back({.fd = daemon.agent.descriptor(), .events = POLLIN, .revents = 0});
-    }
+    daemons_.add_descriptors(waiting);
     poll(waiting.data(), waiting.size(), 200);
     take_signals();
     hear_nodes();
     hear_agents();
     beat();
+    if (passed(meet_deadline_)) check_ranks_met();
     if (passed(stop_deadline_)) end_mpirun();
     if (passed(kill_deadline_)) kill_all();
   }
@@ -150,6 +141,19 @@ class Attempt {
     stop_deadline_ = in_seconds(settings_.options.stop_grace);
   }
 
+  // mpirun waits for ever for a daemon whose messages are dropped, and so do ranks for each other.
+  void check_ranks_met() {
+    meet_deadline_.reset();
+    if (status_ || std::filesystem::exists(ranks_met_file())) return;
+    std::vector<std::string> addresses{settings_.mine.address};
+    for (const JoinedNode& node : nodes_) addresses.push_back(node.facts.address);
+    give_up(
+        int(ExitCode::unavailable),
+        fmt::format("{:.0f} s after their start the ranks have not met; can MPI connect {} on any port? See "
+                    "--local-addr and the firewall, or wait longer with --rdzv-timeout",
+                    settings_.options.rdzv_timeout, fmt::join(addresses, " and ")));
+  }
+
   void end_mpirun() {
     stop_deadline_.reset();
     if (mpirun_ > 0 && !status_) kill(mpirun_, SIGTERM);
@@ -169,7 +173,7 @@ class Attempt {
   }
 
   void lose(size_t node, const std::string& how) {
-    node_lost_ = true;
+    lost_[node] = true;
     give_up(int(ExitCode::unavailable), fmt::format("lost {}: {}", nodes_[node].link->peer(), how));
   }
 
@@ -215,58 +219,21 @@ class Attempt {
       give_up(code > 0 && code < 128 ? code : int(ExitCode::unavailable),
               fmt::format("{}: {}", nodes_[node].link->peer(), message.value("message", "")));
     }
-    if (!message.contains("daemon_exit")) return;
-    for (Daemon& daemon : daemons_) {
-      if (daemon.node != node || daemon.code) continue;
-      daemon.code = message.value("daemon_exit", 1);
-      daemon.killed = message.value("killed", false);
-      const auto byte = static_cast<unsigned char>(*daemon.code);
-      if (daemon.agent.open()) ::send(daemon.agent.descriptor(), &byte, 1, MSG_NOSIGNAL);
+    if (message.contains("daemon_exit")) {
+      daemons_.ended(node, message.value("daemon_exit", 1), message.value("killed", false));
     }
   }
 
   void hear_agents() {
-    for (Socket agent = accept_from(agents_); agent.open(); agent = accept_from(agents_)) {
-      daemons_.push_back(
-          {.node = nodes_.size(), .agent = std::move(agent), .request = {}, .agent_lost = {}, .code = {}});
+    try {
+      daemons_.hear(/*mpirun_runs=*/!status_);
+    } catch (const Error& error) {
+      give_up(int(error.code()), error.what());
     }
-    for (Daemon& daemon : daemons_) {
-      if (daemon.agent.open()) hear_agent(daemon);
-      if (passed(daemon.agent_lost) && !daemon.code && !status_) {
-        give_up(int(ExitCode::unavailable), "the start agent of a node was ended");
-      }
-    }
-    std::erase_if(daemons_,
-                  [&](auto& daemon) { return daemon.node == nodes_.size() && !daemon.agent.open(); });
   }
 
-  void hear_agent(Daemon& daemon) {
-    char bytes[4096];
-    const ssize_t count = ::recv(daemon.agent.descriptor(), bytes, sizeof bytes, 0);
-    if (count < 0 && (errno == EAGAIN || errno == EINTR)) return;
-    if (count <= 0) {
-      daemon.agent.close();
-      daemon.agent_lost = in_seconds(1);
-      return;
-    }
-    const bool complete = daemon.node < nodes_.size();
-    daemon.request.append(bytes, size_t(count));
-    if (!complete && daemon.request.ends_with('\n')) hand_over(daemon);
-  }
-
-  // The daemon's command goes to the node that mpirun named.
-  void hand_over(Daemon& daemon) {
-    const Json request = Json::parse(daemon.request, nullptr, /*allow_exceptions=*/false);
-    const std::string host = request.is_object() ? request.value("host", "") : "";
-    for (size_t i = 0; i < nodes_.size(); ++i) {
-      if (nodes_[i].facts.address != host) continue;
-      daemon.node = i;
-      return tell(i, {{"daemon", request["words"]}});
-    }
-    give_up(int(ExitCode::unavailable),
-            fmt::format("mpirun wants to start on \"{}\", which is no node of this job", host));
-  }
-
+  std::filesystem::path agent_socket() const { return space_.scratch() / "agent.sock"; }
+  std::filesystem::path ranks_met_file() const { return space_.scratch() / "met"; }
   std::filesystem::path last_line_file() const { return space_.scratch() / "last-line"; }
 
   // The first rank is one of this node.
@@ -285,12 +252,8 @@ class Attempt {
       log::print(fmt::format("FAILED: ended by {}\n", strsignal(stop_signal_)));
       return 128 + stop_signal_;
     }
-    for (const Daemon& daemon : daemons_) {
-      const bool lost = daemon.killed || (code == 0 && daemon.code.value_or(1) != 0);
-      if (!lost) continue;
-      log::print(
-          fmt::format("FAILED: the MPI daemon of {} {}\n", nodes_[daemon.node].link->peer(),
-                      daemon.code ? fmt::format("ended with {}", *daemon.code) : "did not report its end"));
+    if (const auto lost = daemons_.lost(code)) {
+      log::print(fmt::format("FAILED: {}\n", *lost));
       return int(ExitCode::unavailable);
     }
     // A rank that ends by itself has said why.
@@ -306,15 +269,13 @@ class Attempt {
   int number_;
   std::string id_;
   JobSpace space_;
-  std::vector<bool> ready_;
-  Socket agents_;
-  std::vector<Daemon> daemons_;
+  std::vector<bool> ready_, lost_;
+  Daemons daemons_;
   pid_t mpirun_ = -1;
   std::optional<int> status_, failure_;  // mpirun's wait status; a code that stands over it
-  Deadline stop_deadline_, kill_deadline_;
+  Deadline meet_deadline_, stop_deadline_, kill_deadline_;
   Clock::time_point next_beat_ = Clock::now();
   int stop_signal_ = 0;
-  bool node_lost_ = false;
 };
 
 }  // namespace
@@ -331,42 +292,24 @@ bool worth_a_restart(int exit_code) {
   }
 }
 
-Environment rank_environment(const LaunchOptions& options, int attempt) {
-  Environment changes;
-  for (char** each = environ; *each; ++each) {
-    const std::string text = *each, name = text.substr(0, text.find('='));
-    for (const char* prefix : {"PMIX_", "PMI_", "PRTE_", "OMPI_COMM_", "OMPI_UNIVERSE", "PRTERUN_"}) {
-      if (name.starts_with(prefix) && !name.starts_with("PMIX_MCA_") && !name.starts_with("PRTE_MCA_"))
-        changes.emplace_back(name, "");
-    }
-  }
-  for (const char* name : {"WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "FRAMESHARD_TOKEN"}) {
-    changes.emplace_back(name, "");
-  }
-  // Each node's ranks start where its launcher was started; mpirun would take node 0's directory everywhere.
-  changes.emplace_back("FRAMESHARD_DIRECTORY", std::filesystem::current_path().string());
-  if (!options.log_dir.empty()) {
-    const auto logs =
-        std::filesystem::absolute(options.log_dir) / options.rdzv_id / fmt::format("attempt_{}", attempt);
-    changes.emplace_back("FRAMESHARD_LOG_DIR", logs.string());
-    changes.emplace_back("FRAMESHARD_REDIRECTS", options.redirects);
-    changes.emplace_back("FRAMESHARD_TEE", options.tee);
-  }
-  return changes;
-}
-
 int run_job(const MasterSettings& settings, std::vector<JoinedNode>& nodes, SignalPipe& signals) {
   adopt_orphans();
   for (int number = 0;; ++number) {
-    Attempt attempt(settings, nodes, signals, number);
-    const int code = attempt.run();
-    const bool again = number < settings.options.max_restarts && worth_a_restart(code) &&
-                       !attempt.stopped() && !attempt.node_lost();
-    if (!again) {
-      send_end(nodes, code, code == 0 ? "" : fmt::format("the job ended with {}", code));
-      return code;
+    std::vector<JoinedNode> kept;
+    {
+      Attempt attempt(settings, nodes, signals, number);
+      const int code = attempt.run();
+      if (number == settings.options.max_restarts || !worth_a_restart(code) || attempt.stopped()) {
+        send_end(nodes, code, code == 0 ? "" : fmt::format("the job ended with {}", code));
+        return code;
+      }
+      log::warning("ended with {}; restart {} of {}", code, number + 1, settings.options.max_restarts);
+      for (size_t i = 0; i < nodes.size(); ++i) {
+        if (!attempt.lost(i)) kept.push_back(std::move(nodes[i]));
+      }
     }
-    log::warning("ended with {}; restart {} of {}", code, number + 1, settings.options.max_restarts);
+    nodes = std::move(kept);
+    if (int(nodes.size()) < settings.options.nodes - 1) settings.wait_for_nodes(nodes);
   }
 }
 

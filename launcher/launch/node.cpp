@@ -9,7 +9,7 @@
 
 #include "core/log.h"
 #include "launcher/launch/job_space.h"
-#include "launcher/launch/master.h"
+#include "launcher/launch/rank_environment.h"
 
 namespace frameshard {
 namespace {

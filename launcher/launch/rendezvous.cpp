@@ -50,15 +50,17 @@ constexpr size_t most_strangers = 64;
 // Node 0's side of the rendezvous.
 class Reception {
  public:
-  Reception(const LaunchOptions& options, const NodeFacts& mine, const Token& token, SignalPipe& signals)
+  Reception(const LaunchOptions& options, const NodeFacts& mine, const Token& token, SignalPipe& signals,
+            std::vector<JoinedNode>& nodes)
       : options_(options),
         mine_(mine),
         token_(token),
         signals_(signals),
         listener_(listen_on(options.master_addr, options.master_port)),
-        patience_(options.rdzv_timeout) {}
+        patience_(options.rdzv_timeout),
+        joined_(nodes) {}
 
-  std::vector<JoinedNode> run() {
+  void run() {
     log::info("node 0 waits at {}:{} for {}", options_.master_addr, port_of(listener_), missing());
     try {
       while (int(joined_.size()) < options_.nodes - 1) step();
@@ -70,7 +72,6 @@ class Reception {
       throw;
     }
     std::sort(joined_.begin(), joined_.end(), [](auto& a, auto& b) { return a.facts.rank < b.facts.rank; });
-    return std::move(joined_);
   }
 
  private:
@@ -186,7 +187,7 @@ class Reception {
   Patience patience_;
   Clock::time_point next_beat_ = Clock::now();
   std::vector<std::unique_ptr<Link>> newcomers_;
-  std::vector<JoinedNode> joined_;
+  std::vector<JoinedNode>& joined_;
 };
 
 // Waits until node 0 accepts the token. Throws LinkLost where it is something else that answers.
@@ -204,71 +205,9 @@ std::unique_ptr<Link> prove(Socket socket, const std::string& master, const Toke
 
 }  // namespace
 
-Json to_json(const NodeFacts& facts) {
-  return {{"id", facts.id},          {"rank", facts.rank}, {"nodes", facts.nodes},
-          {"ranks", facts.ranks},    {"host", facts.host}, {"address", facts.address},
-          {"engine", facts.engine},  {"mpi", facts.mpi},   {"executable", facts.executable},
-          {"program", facts.program}};
-}
-
-NodeFacts node_facts(const Json& json) {
-  try {
-    return {.id = json.at("id"),
-            .rank = json.at("rank"),
-            .nodes = json.at("nodes"),
-            .ranks = json.at("ranks"),
-            .host = json.at("host"),
-            .address = json.at("address"),
-            .engine = json.at("engine"),
-            .mpi = json.at("mpi"),
-            .executable = json.at("executable"),
-            .program = json.at("program")};
-  } catch (const Json::exception& error) {
-    throw LinkLost(fmt::format("a node joined with a message that cannot be read: {}", error.what()));
-  }
-}
-
-void check_nodes_fit(const NodeFacts& mine, const NodeFacts& other) {
-  const std::string us = fmt::format("node {} (host {})", mine.rank, mine.host);
-  const std::string them = fmt::format("node {} (host {}, {})", other.rank, other.host, other.address);
-  if (other.nodes != mine.nodes) {
-    fail(ExitCode::config, "{} was started with --nnodes {}, {} with {}", us, mine.nodes, them, other.nodes);
-  }
-  if (other.rank < 1 || other.rank >= other.nodes) {
-    fail(ExitCode::config, "{} has a --node-rank outside 1 to {}", them, other.nodes - 1);
-  }
-  if (other.rank == mine.rank) {
-    fail(ExitCode::config, "{} and {} have the same --node-rank; give each node its own", us, them);
-  }
-  if (other.host == mine.host) {
-    fail(ExitCode::config,
-         "{} and {} have the same host name, which MPI cannot tell apart; set another host name (containers: "
-         "--hostname)",
-         us, them);
-  }
-  if (other.address == mine.address) {
-    fail(ExitCode::config, "{} and {} have the same address for MPI; give each its own with --local-addr", us,
-         them);
-  }
-  if (other.engine != mine.engine || other.mpi != mine.mpi) {
-    fail(ExitCode::disagree,
-         "{} has frameshard {} and Open MPI {}, {} has frameshard {} and Open MPI {}; install the same on "
-         "all nodes",
-         us, mine.engine, mine.mpi, them, other.engine, other.mpi);
-  }
-  for (size_t i = 0; i < std::max(mine.program.size(), other.program.size()); ++i) {
-    auto word = [&](const NodeFacts& facts) {
-      return i < facts.program.size() ? "\"" + facts.program[i] + "\"" : "nothing";
-    };
-    if (word(mine) == word(other)) continue;
-    fail(ExitCode::disagree, "{} was started with {} where {} has {}; give all nodes the same command", us,
-         word(mine), them, word(other));
-  }
-}
-
-std::vector<JoinedNode> wait_for_nodes(const LaunchOptions& options, const NodeFacts& mine,
-                                       const Token& token, SignalPipe& signals) {
-  return Reception(options, mine, token, signals).run();
+void wait_for_nodes(const LaunchOptions& options, const NodeFacts& mine, const Token& token,
+                    SignalPipe& signals, std::vector<JoinedNode>& nodes) {
+  Reception(options, mine, token, signals, nodes).run();
 }
 
 std::unique_ptr<Link> join_master(const LaunchOptions& options, NodeFacts& mine, const Token& token,

@@ -5,23 +5,11 @@
 #include <string>
 #include <vector>
 
-#include "launcher/launch/link.h"
+#include "launcher/launch/node_facts.h"
 #include "launcher/launch/options.h"
 #include "launcher/launch/process.h"
 
 namespace frameshard {
-
-/// What a node says of itself when it joins.
-struct NodeFacts {
-  std::string id;  ///< of the job, --rdzv-id
-  int rank = 0, nodes = 1, ranks = 1;
-  std::string host, address;
-  std::string engine, mpi;  ///< versions
-  std::string executable;
-  std::vector<std::string> program;
-};
-Json to_json(const NodeFacts& facts);
-NodeFacts node_facts(const Json& json);
 
 /// A node that has joined, as node 0 sees it.
 struct JoinedNode {
@@ -34,11 +22,12 @@ struct Interrupted {
   int signal;
 };
 
-/// Node 0: listens on --master-addr alone until all other nodes have joined; in order of node rank. Throws 69
-/// after --rdzv-timeout (saying who is missing), 76 and 78 for nodes that do not fit, which end with the same
-/// code. Strangers are refused with one line each; the job does not notice them.
-std::vector<JoinedNode> wait_for_nodes(const LaunchOptions& options, const NodeFacts& mine,
-                                       const Token& token, SignalPipe& signals);
+/// Node 0: listens on --master-addr alone until all other nodes are among `nodes` (those that are there
+/// already stay), in order of node rank. Throws 69 after --rdzv-timeout (saying who is missing), 76 and 78
+/// for nodes that do not fit, which end with the same code. Strangers are refused with one line each; the job
+/// does not notice them.
+void wait_for_nodes(const LaunchOptions& options, const NodeFacts& mine, const Token& token,
+                    SignalPipe& signals, std::vector<JoinedNode>& nodes);
 
 /// The other nodes: dials until node 0 answers, at most --rdzv-timeout, and proves the token; `mine.address`
 /// is filled in.
@@ -50,9 +39,6 @@ constexpr double silence_limit_seconds = 10;
 
 /// Tells nodes that the job has ended, with this code.
 void send_end(std::vector<JoinedNode>& nodes, int code, const std::string& message);
-
-/// Throws 78 or 76 where `other` cannot be part of a job with `mine`.
-void check_nodes_fit(const NodeFacts& mine, const NodeFacts& other);
 
 /// The token, from where the options say; node 0 makes one where there is none. Others wait for the file,
 /// which a shared home directory brings, until --rdzv-timeout; then 77.

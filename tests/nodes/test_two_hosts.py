@@ -94,6 +94,47 @@ def test_each_node_runs_in_its_own_directory(tmp_path):
     assert sorted(path.name for path in (tmp_path / "two/logs/x/attempt_0").iterdir()) == ["2", "3"]
 
 
+@pytest.fixture
+def second_network():
+    """Another cable between the hosts: 10.78.0.1 and 10.78.0.2."""
+    commands = ["ip link add br1 type bridge", "ip link set br1 up"]
+    for host in (1, 2):
+        commands += [f"ip link add w{host} type veth peer name eth1 netns h{host}", f"ip link set w{host} master br1 up",
+                     f"ip -n h{host} addr add 10.78.0.{host}/24 dev eth1", f"ip -n h{host} link set eth1 up"]
+    for command in commands:
+        subprocess.run(command.split(), check=True)
+    yield
+    for link in ("w1", "w2", "br1"):
+        subprocess.run(["ip", "link", "delete", link], check=True)
+
+
+def received_bytes(link):
+    return int(Path(f"/sys/class/net/{link}/statistics/rx_bytes").read_text())
+
+
+def on_second_network(flags=()):
+    return [launch(host, "run", "job.yaml", *SPLIT, flags=["--local-addr", f"10.78.0.{host}", *flags]) for host in (1, 2)]
+
+
+def test_ranks_talk_over_the_address_that_is_told(second_network, one_machine):
+    write_config(".")
+    before = received_bytes("v1")
+    both_succeed(*on_second_network())
+    assert numpy.array_equal(latents(OUTPUT), one_machine)
+    # The rendezvous alone is left for the first network: of the tensors nothing.
+    assert received_bytes("w1") > 10 * (received_bytes("v1") - before)
+
+
+def test_ranks_that_cannot_reach_each_other(second_network):
+    """What a firewall does: the launchers talk, and what MPI sends is dropped."""
+    write_config(".")
+    subprocess.run(["ip", "link", "set", "w2", "down"], check=True)
+    ended = [node.finish() for node in on_second_network(["--rdzv-timeout", "4"])]
+    assert [node.code for node in ended] == [69, 69], ended
+    assert "the ranks have not met; can MPI connect 10.78.0.1 and 10.78.0.2" in ended[0].err, ended[0].err
+    assert_nothing_left("outputs")
+
+
 # ---- who does not belong ----
 
 def test_strangers_change_nothing():
@@ -312,6 +353,19 @@ def test_a_restart_after_a_loss():
     nodes[0].wait_for("restart 1 of 1(.|\n)*denoise +[0-9]+/1000")
     os.kill(processes("rank", 1)[0], signal.SIGKILL)
     assert [node.finish().code for node in nodes] == [137, 137]
+
+
+def test_a_lost_node_comes_back():
+    """A scheduler starts its launcher again; the job goes on from what is saved."""
+    flags = ["--max-restarts", "1"]
+    nodes = running(flags=flags)
+    os.kill(processes("launcher", 2)[0], signal.SIGKILL)
+    nodes[0].wait_for("waits at 10.77.0.1:29500 for node 1(.|\n)*waits at 10.77.0.1:29500 for node 1")
+    nodes[1].finish()
+    again = launch(2, "run", "job.yaml", *SPLIT, flags=flags)
+    nodes[0].wait_for("restart 1 of 1(.|\n)*denoise +[0-9]+/1000")
+    os.kill(processes("rank", 1)[0], signal.SIGKILL)
+    assert [node.finish().code for node in (nodes[0], again)] == [137, 137]
 
 
 @pytest.mark.parametrize("host", [1, 2])

@@ -1,0 +1,33 @@
+#include "launcher/launch/rank_environment.h"
+
+#include <filesystem>
+
+#include <unistd.h>
+
+namespace frameshard {
+
+Environment rank_environment(const LaunchOptions& options, int attempt) {
+  Environment changes;
+  for (char** each = environ; *each; ++each) {
+    const std::string text = *each, name = text.substr(0, text.find('='));
+    for (const char* prefix : {"PMIX_", "PMI_", "PRTE_", "OMPI_COMM_", "OMPI_UNIVERSE", "PRTERUN_"}) {
+      if (name.starts_with(prefix) && !name.starts_with("PMIX_MCA_") && !name.starts_with("PRTE_MCA_"))
+        changes.emplace_back(name, "");
+    }
+  }
+  for (const char* name : {"WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "FRAMESHARD_TOKEN"}) {
+    changes.emplace_back(name, "");
+  }
+  // Each node's ranks start where its launcher was started; mpirun would take node 0's directory everywhere.
+  changes.emplace_back("FRAMESHARD_DIRECTORY", std::filesystem::current_path().string());
+  if (!options.log_dir.empty()) {
+    const auto logs =
+        std::filesystem::absolute(options.log_dir) / options.rdzv_id / fmt::format("attempt_{}", attempt);
+    changes.emplace_back("FRAMESHARD_LOG_DIR", logs.string());
+    changes.emplace_back("FRAMESHARD_REDIRECTS", options.redirects);
+    changes.emplace_back("FRAMESHARD_TEE", options.tee);
+  }
+  return changes;
+}
+
+}  // namespace frameshard

@@ -1,0 +1,13 @@
+// What the launcher tells the ranks through their environment.
+#pragma once
+
+#include "launcher/launch/options.h"
+#include "launcher/launch/process.h"
+
+namespace frameshard {
+
+/// Variables for mpirun and for the daemons of other nodes: which streams go where, and what must not be
+/// inherited from an outer launcher.
+Environment rank_environment(const LaunchOptions& options, int attempt);
+
+}  // namespace frameshard
