@@ -6,7 +6,8 @@ if(NOT (FRAMESHARD_CUDA STREQUAL "ON" OR (FRAMESHARD_CUDA STREQUAL "AUTO" AND TA
   return()
 endif()
 
-add_library(frameshard_cuda MODULE core/cuda/device_cuda.cpp core/cuda/nvml.cpp parallel/comm/nccl.cpp)
+add_library(frameshard_cuda MODULE core/cuda/device_cuda.cpp core/cuda/nvml.cpp models/common/cuda/graph_module.cpp
+  parallel/comm/nccl.cpp parallel/comm/nccl_buffers.cpp)
 target_link_libraries(frameshard_cuda PRIVATE frameshard_core frameshard_parallel LibTorch::cuda LibTorch::nccl)
 
 # Turing, Ampere (also Ada) and Hopper; for newer GPUs what the driver compiles when it loads the module.

@@ -225,6 +225,7 @@ RunConfig one_video_config(const RunConfig& config, const RequestConfig& request
                 .request = request,
                 .requests = {},
                 .infer = config.infer,
+                .lossy = config.lossy,
                 .scheduler = config.scheduler,
                 .output = config.output,
                 .name = config.name};
@@ -246,9 +247,12 @@ std::vector<std::pair<std::string, std::string>> flatten(const RunConfig& config
 }
 
 std::string config_hash(const RunConfig& config) {
+  // Options that came later count where they are used, so that older outputs are still known.
+  const bool exact = config.lossy == LossyConfig();
   std::string text;
   for (const auto& [key, value] : flatten(config)) {
     if (key.starts_with("infer.") || key.starts_with("output.") || key == "request.id") continue;
+    if (exact && key.starts_with("lossy.")) continue;
     text += key + "=" + value + "\n";
   }
   return fmt::format("{:016x}", fnv1a(text));

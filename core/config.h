@@ -112,6 +112,9 @@ struct InferConfig {
   AutoOr<int64_t> threads_per_rank;
   AutoOr<int64_t> vae_parallel_size;
   bool pin_threads = true;
+  bool share_weights = true;
+  std::string overlap_exchange = "auto";
+  std::string cuda_graph = "auto";
 
   bool operator==(const InferConfig&) const = default;
 
@@ -129,6 +132,37 @@ struct InferConfig {
           in_range(1, 65536));
     visit("pin_threads", self.pin_threads,
           "processes that share a host keep to the cores of one NUMA node each, their GPU's");
+    visit("share_weights", self.share_weights,
+          "ranks of a host read each weight once, and hold one copy of it where CPUs compute");
+    visit("overlap_exchange", self.overlap_exchange,
+          "attention over some heads while others are exchanged; auto: on GPUs where there is enough to do",
+          one_of({"auto", "on", "off"}));
+    visit("cuda_graph", self.cuda_graph,
+          "the denoiser's launches recorded once and replayed; auto: on a GPU that has few tokens",
+          one_of({"auto", "on", "off"}));
+  }
+};
+
+/// `lossy:` what trades exactness for time or memory. Part of what determines the result.
+struct LossyConfig {
+  double step_cache = 0.0;
+  bool float8_linear = false;
+  std::string vae_tiling = "auto";
+
+  bool operator==(const LossyConfig&) const = default;
+
+  template <class Visitor, class Self>
+  static void fields(Visitor& visit, Self& self) {
+    visit(
+        "step_cache", self.step_cache,
+        "steps reuse the last computed one's change of the tokens while the timestep's embedding has changed "
+        "by less, in sum; 0: never",
+        in_range(0.0, 10.0));
+    visit("float8_linear", self.float8_linear,
+          "the denoiser's products in 8-bit floats (GPUs from compute capability 8.9)");
+    visit("vae_tiling", self.vae_tiling,
+          "decode in overlapping tiles that are blended; auto: where the whole does not fit into the memory",
+          one_of({"auto", "on", "off"}));
   }
 };
 
@@ -174,6 +208,7 @@ struct RunConfig {
   std::optional<RequestConfig> request;
   std::vector<RequestConfig> requests;
   InferConfig infer;
+  LossyConfig lossy;
   SchedulerConfig scheduler;
   OutputConfig output;
   std::string name;  ///< the config file's stem, no key of the file
@@ -188,6 +223,7 @@ struct RunConfig {
           "several videos, each with the keys of request; or the path of a .yaml or .jsonl file, or of a "
           "directory of .txt files");
     visit("infer", self.infer, "where and how it runs");
+    visit("lossy", self.lossy, "what trades exactness for time or memory");
     visit("scheduler", self.scheduler, "what differs from the checkpoint's scheduler");
     visit("output", self.output, "what is written and where");
   }
@@ -229,7 +265,7 @@ std::string dump_yaml(const RunConfig& config);
 /// Dotted key and value of each single value, to compare configurations between ranks.
 std::vector<std::pair<std::string, std::string>> flatten(const RunConfig& config);
 
-/// A hash of what determines the result: model, request (but for its id) and scheduler. 16 hexadecimal
+/// A hash of what determines the result: model, request (but for its id), lossy and scheduler. 16 hexadecimal
 /// digits.
 std::string config_hash(const RunConfig& config);
 

@@ -6,8 +6,18 @@
 #include "core/cuda_module.h"
 #include "core/error.h"
 #include "core/host.h"
+#include "core/shared_memory.h"
 
 namespace frameshard {
+
+namespace {
+
+// Asking costs a look at all pages.
+int64_t elsewhere_bytes() {
+  return SharedMemory::in_use() ? resident_elsewhere_bytes() : 0;
+}
+
+}  // namespace
 
 std::vector<DeviceInfo> list_devices() {
   std::vector<DeviceInfo> devices;
@@ -55,7 +65,7 @@ void synchronize(const at::Device& device) {
 }
 
 int64_t memory_in_use(const at::Device& device) {
-  return device.is_cuda() ? cuda()->allocated(device.index()) : resident_bytes();
+  return device.is_cuda() ? cuda()->allocated(device.index()) : resident_bytes() - elsewhere_bytes();
 }
 
 std::optional<double> gpu_utilisation(const at::Device& device) {
@@ -64,7 +74,8 @@ std::optional<double> gpu_utilisation(const at::Device& device) {
 }
 
 int64_t peak_memory(const at::Device& device) {
-  return device.is_cuda() ? cuda()->peak_allocated(device.index()) : peak_resident_bytes();
+  return device.is_cuda() ? cuda()->peak_allocated(device.index())
+                          : peak_resident_bytes() - elsewhere_bytes();
 }
 
 void reset_peak_memory(const at::Device& device) {

@@ -34,12 +34,13 @@ void use_device(const at::Device& device);
 int64_t total_memory(const at::Device& device);
 /// Waits until the device has done its work; nothing to wait for on a CPU.
 void synchronize(const at::Device& device);
-/// The memory taken now, in bytes: allocated on a GPU, resident on a CPU.
+/// The memory taken now, in bytes: allocated on a GPU, resident on a CPU, where a page of weights that ranks
+/// share counts in parts.
 int64_t memory_in_use(const at::Device& device);
 /// The share of time in which a GPU had work lately, 0 to 1; nothing for a CPU, and where it is not known.
 std::optional<double> gpu_utilisation(const at::Device& device);
-/// The most memory taken so far, in bytes: allocated on a GPU, resident on a CPU. reset_peak_memory starts
-/// anew.
+/// The most memory taken so far, in bytes, likewise; shared pages as they are divided now. reset_peak_memory
+/// starts anew.
 int64_t peak_memory(const at::Device& device);
 void reset_peak_memory(const at::Device& device);
 /// Gives cached device memory back.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <ctime>
 #include <fstream>
 #include <limits>
 #include <sstream>
@@ -76,6 +77,25 @@ int64_t resident_bytes() {
 
 int64_t peak_resident_bytes() {
   return proc_kilobytes("/proc/self/status", "VmHWM");
+}
+
+int64_t resident_elsewhere_bytes() {
+  const int64_t here = proc_kilobytes("/proc/self/smaps_rollup", "Pss_Shmem"),
+                whole = proc_kilobytes("/proc/self/status", "RssShmem");
+  return here < 0 ? 0 : std::max<int64_t>(0, whole - here);
+}
+
+double process_seconds() {
+  // Field 22, after the name in parentheses: when it was started, in ticks since the system was.
+  std::string stat = first_line("/proc/self/stat");
+  std::istringstream fields(stat.substr(stat.rfind(')') + 1));
+  std::string skipped;
+  for (int field = 3; field < 22; ++field) fields >> skipped;
+  double ticks = 0;
+  fields >> ticks;
+  timespec now{};
+  clock_gettime(CLOCK_BOOTTIME, &now);
+  return double(now.tv_sec) + double(now.tv_nsec) * 1e-9 - ticks / double(sysconf(_SC_CLK_TCK));
 }
 
 bool reset_peak_resident() {

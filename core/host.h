@@ -18,8 +18,13 @@ int64_t host_available_bytes();
 int64_t resident_bytes();
 /// The largest resident set of this process so far, in bytes.
 int64_t peak_resident_bytes();
+/// Of the resident set, what counts at the other processes where each page of shared memory is divided by the
+/// number of processes that have it (the kernel's proportional set size). 0 where the system does not tell.
+int64_t resident_elsewhere_bytes();
 /// Forgets the peak, so that a phase can be measured by itself. False where the system does not allow it.
 bool reset_peak_resident();
+/// Since this process was started.
+double process_seconds();
 /// Bytes in words: "1.5 GiB".
 std::string format_bytes(double bytes);
 

@@ -61,7 +61,7 @@ inline std::string one_line(std::string_view text, std::size_t longest = 200) {
 /// A text in double quotes for a message: shortened, control characters escaped.
 inline std::string quote_for_message(std::string_view text) {
   constexpr std::size_t longest = 80;
-  return "\"" + one_line(text, longest) + "\"";
+  return fmt::format("\"{}\"", one_line(text, longest));
 }
 
 /// Edits between two words: insertions, deletions, replacements and swaps of neighbours, case ignored.

@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "models/pipeline.h"
+#include "models/tiled_decode.h"
 
 namespace frameshard {
 namespace {
@@ -50,6 +51,22 @@ void DecodeTeam::decode(const Vae& vae, const at::Tensor& latents,
     if (group_->rank() == 0) writing.run([&sink, bytes] { sink(bytes); });
   });
   writing.finish();
+}
+
+void DecodeTeam::decode_in_tiles(const Vae& vae, const at::Tensor& latents,
+                                 const std::function<void(const at::Tensor&)>& sink) {
+  require(member_, "rank {} does not decode", group_->rank());
+  const c10::NoGradGuard no_grad;
+  const Tiling tiling;
+  at::Tensor video;  // bytes: a quarter of what the frames would take
+  decode_tiled(vae, latents, tiling, *group_, [&](const Area& area, const at::Tensor& frames) {
+    if (!video.defined()) {  // the first part is of a whole tile, as far as the picture goes
+      const int64_t scale = area.height / std::min(tiling.stride, latents.size(3));
+      video = at::empty({frames.size(2), scale * latents.size(3), scale * latents.size(4), 3}, at::kByte);
+    }
+    video.narrow(1, area.top, area.height).narrow(2, area.left, area.width).copy_(to_rgb_bytes(frames));
+  });
+  if (group_->rank() == 0) sink(video);
 }
 
 void DecodeTeam::check_finite(const at::Tensor& frames, int64_t done) {

@@ -1,4 +1,4 @@
-// The ranks of a replica that decode a video together, each a band of the picture's rows.
+// The ranks of a replica that decode a video together, each a band of the picture's rows, or tiles in turn.
 #pragma once
 
 #include <functional>
@@ -21,6 +21,9 @@ class DecodeTeam {
   /// bytes [n, H, W, 3] on the CPU, in order; `sink` may still work on them while the next ones are decoded.
   /// 80 on all members where the VAE makes a NaN or Inf.
   void decode(const Vae& vae, const at::Tensor& latents, const std::function<void(const at::Tensor&)>& sink);
+  /// The same in tiles (models/tiled_decode.h), which all have to be there before the first frame is.
+  void decode_in_tiles(const Vae& vae, const at::Tensor& latents,
+                       const std::function<void(const at::Tensor&)>& sink);
 
  private:
   at::Tensor gather(const at::Tensor& mine, const Partition& bands);

@@ -2,7 +2,6 @@
 
 #include <cstdlib>
 #include <fstream>
-#include <new>
 
 #include <fcntl.h>
 #include <unistd.h>
@@ -13,51 +12,6 @@
 #include "core/log.h"
 
 namespace frameshard {
-namespace {
-
-Failure out_of_memory(const std::string& detail) {
-  return {
-      ExitCode::out_of_memory,
-      fmt::format(
-          "out of memory: {}; {} are free on this host; use more ranks for the sequence (cp_size), a smaller "
-          "video, or model.dtype=bfloat16",
-          detail, format_bytes(double(host_available_bytes())))};
-}
-
-// LibTorch's CPU allocator throws a plain c10::Error.
-bool is_allocation_failure(const std::string& text) {
-  return text.find("DefaultCPUAllocator") != std::string::npos ||
-         text.find("not enough memory") != std::string::npos;
-}
-
-std::string first_line(const std::string& text) {
-  return text.substr(0, text.find('\n'));
-}
-
-}  // namespace
-
-Failure current_failure() {
-  try {
-    throw;
-  } catch (const Error& error) {
-    return {error.code(), error.what()};
-  } catch (const c10::OutOfMemoryError& error) {
-    return out_of_memory(first_line(error.what_without_backtrace()));
-  } catch (const c10::Error& error) {
-    const std::string text = error.what_without_backtrace();
-    if (is_allocation_failure(text)) return out_of_memory(first_line(text));
-    return {ExitCode::internal, "LibTorch: " + first_line(text)};
-  } catch (const std::filesystem::filesystem_error& error) {
-    return {ExitCode::io, error.what()};  // a loop of links, a name that is too long
-  } catch (const std::bad_alloc&) {
-    return out_of_memory("an allocation failed");
-  } catch (const std::exception& error) {
-    return {ExitCode::internal, error.what()};
-  } catch (...) {
-    return {ExitCode::internal, "an unknown exception"};
-  }
-}
-
 std::string failure_line(const Failure& failure, int rank, int world, const std::string& device,
                          const std::string& phase) {
   const std::string who = world > 1 ? fmt::format(" rank {} (host {}, {})", rank, host_name(), device) : "";

@@ -4,18 +4,9 @@
 #include <filesystem>
 #include <string>
 
-#include "core/error.h"
+#include "core/failure.h"
 
 namespace frameshard {
-
-struct Failure {
-  ExitCode code = ExitCode::internal;
-  std::string message;
-};
-
-/// What the exception that is being handled means: an Error as it is, memory exhaustion as 71, anything else
-/// as a defect.
-Failure current_failure();
 
 /// A rank's failure whose message is already the whole line for the user.
 struct RankFailure : Error {

@@ -8,6 +8,7 @@
 #include "core/phase.h"
 #include "launcher/ledger.h"
 #include "launcher/video_maker.h"
+#include "models/common/float8.h"
 #include "models/prompt_embeddings.h"
 #include "parallel/comm/text.h"
 
@@ -21,6 +22,7 @@ class Generator {
             Communicator& world, const RankTools& tools)
       : job_(job),
         plan_(plan),
+        place_(place),
         device_(device),
         world_(world),
         tools_(tools),
@@ -41,8 +43,10 @@ class Generator {
     Stopwatch watch;
     std::vector<RequestConfig> requests;
     for (size_t unit : wanted_) requests.push_back(job_.requests[job_.units[unit].request]);
-    const PromptEmbeddings texts(*job_.checkpoint, requests, maker_.dtype(), device_, maker_.mesh());
-    maker_.load(tools_.models, watch.lap());
+    const auto sharing = host_sharing();
+    const PromptEmbeddings texts(*job_.checkpoint, requests, {maker_.dtype(), device_}, maker_.mesh(),
+                                 sharing.get());
+    maker_.load(tools_.models, watch.lap(), sharing.get());
 
     WorkQueue queue(world_, order(), [this](int64_t item, const std::string& line) {
       ledger_->note(wanted_[size_t(item)], line);
@@ -56,6 +60,14 @@ class Generator {
     }
     end_together(stop);
     if (ledger_) ledger_->close(queue.use(), plan_.mesh.dp);
+  }
+
+  // Null where each rank loads alone: threads of a process share what ModelCache has.
+  std::unique_ptr<HostSharing> host_sharing() {
+    if (!place_.under_mpi || !job_.config.infer.share_weights) return nullptr;
+    return std::make_unique<HostSharing>(
+        host_number(place_, world_),
+        device_.is_cuda() ? group_maker(plan_.machine.backend, device_) : GroupMaker());
   }
 
   // A stop of one replica is a stop of the job, when the others are at the same point.
@@ -119,6 +131,7 @@ class Generator {
 
   const Job& job_;
   const RunPlan& plan_;
+  const RankPlace& place_;
   at::Device device_;
   Communicator& world_;
   RankTools tools_;
@@ -130,17 +143,22 @@ class Generator {
 
 }  // namespace
 
-std::shared_ptr<const Denoiser> ModelCache::denoiser(const Job& job, const at::Device& device) {
+std::shared_ptr<const Denoiser> ModelCache::denoiser(const Job& job, const at::Device& device,
+                                                     const HostGroup* host) {
   std::lock_guard lock(mutex_);
   auto& cached = denoisers_[device.str()];
-  if (!cached) cached = job.checkpoint->load_denoiser(resolve_dtype(job.config.model.dtype, device), device);
+  if (cached) return cached;
+  auto loaded = job.checkpoint->load_denoiser({resolve_dtype(job.config.model.dtype, device), device, host});
+  if (job.config.lossy.float8_linear) loaded->quantize_linear();
+  cached = std::move(loaded);
   return cached;
 }
 
-std::shared_ptr<const Vae> ModelCache::vae(const Job& job, const at::Device& device) {
+std::shared_ptr<const Vae> ModelCache::vae(const Job& job, const at::Device& device, const HostGroup* host) {
   std::lock_guard lock(mutex_);
   auto& cached = vaes_[device.str()];
-  if (!cached) cached = job.checkpoint->load_vae(resolve_dtype(job.config.model.vae_dtype, device), device);
+  if (!cached)
+    cached = job.checkpoint->load_vae({resolve_dtype(job.config.model.vae_dtype, device), device, host});
   return cached;
 }
 
@@ -151,6 +169,7 @@ Generated generate(const Job& job, const RunPlan& plan, const RankPlace& place, 
   at::set_num_threads(plan.machine.threads_per_rank);
   const at::Device device = device_for_rank(job.config.infer.device, place.local_rank);
   use_device(device);
+  if (job.config.lossy.float8_linear) require_float8(device);  // each rank its own
   reset_peak_memory(device);
   Generated made = Generator(job, plan, place, device, world, tools).run();
   set_phase("done");

@@ -9,8 +9,9 @@ namespace frameshard {
 /// Models by device, loaded once and shared by the ranks that are threads of this process.
 class ModelCache {
  public:
-  std::shared_ptr<const Denoiser> denoiser(const Job& job, const at::Device& device);
-  std::shared_ptr<const Vae> vae(const Job& job, const at::Device& device);
+  /// With `host`, which a process of one rank may have, loaded by its ranks together (LoadOptions).
+  std::shared_ptr<const Denoiser> denoiser(const Job& job, const at::Device& device, const HostGroup* host);
+  std::shared_ptr<const Vae> vae(const Job& job, const at::Device& device, const HostGroup* host);
 
  private:
   std::mutex mutex_;

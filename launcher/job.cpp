@@ -8,6 +8,7 @@
 #include "core/hash.h"
 #include "core/io/safetensors.h"
 #include "core/text.h"
+#include "models/common/float8.h"
 #include "parallel/comm/text.h"
 
 namespace frameshard {
@@ -99,8 +100,9 @@ PlanMachine describe_machine(const Job& job, const RankPlace& place, int world, 
   const InferConfig& infer = job.config.infer;
   PlanMachine machine{.world = world, .ranks_per_node = ranks_per_node, .device = device_type(infer.device)};
   const at::Device type(machine.device == "cuda" ? at::kCUDA : at::kCPU);
+  if (job.config.lossy.float8_linear) require_float8(device_for_rank(infer.device, place.local_rank));
   machine.backend = resolve_backend(infer.backend, place.under_mpi, type, own_gpu);
-  machine.shared_weights = !place.under_mpi && world > 1 && machine.device == "cpu";
+  machine.shared_weights = world > 1 && machine.device == "cpu" && (!place.under_mpi || infer.share_weights);
   machine.memory_bytes = total_memory(device_for_rank(infer.device, place.local_rank));
   machine.threads_per_rank = int(infer.threads_per_rank.value.value_or(omp_threads(place.cores)));
   return machine;

@@ -63,7 +63,8 @@ std::vector<UnitState> survey_outputs(const Job& job);
 /// empty.
 void prepare_outputs(const Job& job);
 
-/// The device's name and dtypes for the plan, without touching it.
+/// The device's name and dtypes for the plan, without touching it. 78 where lossy.float8_linear is asked for
+/// and the device has no such products.
 PlanMachine describe_machine(const Job& job, const RankPlace& place, int world, int ranks_per_node,
                              bool own_gpu);
 ModelFacts model_facts(const Job& job, const std::string& device);

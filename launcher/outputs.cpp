@@ -68,7 +68,7 @@ void write_metrics(const RankMetrics& mine, Communicator& replica, const std::fi
   std::vector<double> numbers{mine.text_seconds,    mine.load_seconds,       mine.denoise_seconds,
                               mine.decode_seconds,  mine.exchange_seconds,   mine.cp_bytes,
                               mine.load_peak_bytes, mine.denoise_peak_bytes, mine.decode_peak_bytes,
-                              mine.cfg_bytes};
+                              mine.cfg_bytes,       mine.steps_reused,       mine.first_step_seconds};
   const size_t fixed = numbers.size();
   numbers.insert(numbers.end(), mine.step_seconds.begin(), mine.step_seconds.end());
   const auto all = gather_numbers(replica, numbers);
@@ -83,11 +83,13 @@ void write_metrics(const RankMetrics& mine, Communicator& replica, const std::fi
     const auto& n = all[rank];
     const Json line = {{"event", "rank"},
                        {"rank", rank},
+                       {"first_step_seconds", n[11]},
                        {"text_seconds", n[0]},
                        {"load_seconds", n[1]},
                        {"denoise_seconds", n[2]},
                        {"decode_seconds", n[3]},
                        {"exchange_seconds", n[4]},
+                       {"steps_reused", int64_t(n[10])},
                        {"bytes_sent", int64_t(n[5] + n[9])},
                        {"cp_bytes", int64_t(n[5])},
                        {"cfg_bytes", int64_t(n[9])},

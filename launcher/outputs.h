@@ -48,9 +48,11 @@ void write_latents(const at::Tensor& latents, const std::filesystem::path& file)
 /// What one rank measured while it made one video.
 struct RankMetrics {
   std::vector<double> step_seconds;
+  double first_step_seconds = 0;  ///< from the start of the process to the end of its first denoising step
   double text_seconds = 0, load_seconds = 0, denoise_seconds = 0, decode_seconds = 0;
   double cp_bytes = 0, cfg_bytes = 0;  ///< sent to other ranks of the group while denoising
   double exchange_seconds = 0;
+  double steps_reused = 0;  ///< of the steps, those that a step cache answered for
   double load_peak_bytes = 0, denoise_peak_bytes = 0, decode_peak_bytes = 0;
 
   double peak_bytes() const { return std::max({load_peak_bytes, denoise_peak_bytes, decode_peak_bytes}); }

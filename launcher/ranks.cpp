@@ -88,6 +88,11 @@ void divide_cores(RankPlace& place, Communicator& world) {
   if (neighbours.size() < place.all_cpus.size()) place.own_cpus = neighbours;
 }
 
+int host_number(const RankPlace& place, Communicator& world) {
+  const auto firsts = gather_numbers(world, {place.local_rank == 0 ? 1.0 : 0.0});
+  return int(std::count(firsts.begin(), firsts.begin() + world.rank() + 1, std::vector<double>{1.0})) - 1;
+}
+
 bool have_own_gpus(const RankPlace& place, Communicator& world) {
   at::Tensor own = at::full({1}, int64_t(cuda() && place.local_size <= cuda()->device_count()), at::kLong);
   world.all_reduce(own, ReduceOp::min);

@@ -33,6 +33,9 @@ void check_same_versions(const std::map<std::string, std::string>& mine, Communi
 /// ranks that share them. Ranks that were bound to cores of their own keep theirs. Collective.
 void divide_cores(RankPlace& place, Communicator& world);
 
+/// Counts hosts in the order of their ranks: the same on all ranks of one. Collective.
+int host_number(const RankPlace& place, Communicator& world);
+
 /// Whether every rank has a GPU to itself. Collective.
 bool have_own_gpus(const RankPlace& place, Communicator& world);
 

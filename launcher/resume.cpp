@@ -66,9 +66,9 @@ std::optional<Saved> read(const std::filesystem::path& file, const std::string& 
 
 }  // namespace
 
-void ResumeFile::save(const DenoiseState& state, const NoiseSchedule& schedule) const {
+void ResumeFile::save(const DenoiseState& state) const {
   std::vector<at::Tensor> tensors{state.latents.cpu().contiguous()};
-  for (const at::Tensor& each : schedule.history()) {
+  for (const at::Tensor& each : state.history) {
     tensors.push_back(each.to(at::kCPU, at::kFloat).contiguous());
   }
   const auto number = [](int64_t value) { return at::full({1}, value, at::kLong); };

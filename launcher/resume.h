@@ -18,7 +18,7 @@ class ResumeFile {
 
   /// Latents, the solver's memory and the number of steps, all or nothing, with the configuration's hash and
   /// a checksum. Called by one rank.
-  void save(const DenoiseState& state, const NoiseSchedule& schedule) const;
+  void save(const DenoiseState& state) const;
 
   /// The saved state, with `schedule` restored, on all ranks of the replica: its first rank reads. `start`
   /// where there is none, or it cannot be used (one line says so). Collective.

@@ -42,15 +42,17 @@ VideoMaker::VideoMaker(const Job& job, const RunPlan& plan, const RankPlace& pla
       world_(world),
       observer_(observer),
       mesh_(world, plan.mesh, group_maker(plan.machine.backend, device)),
-      attention_(mesh_.cp(), plan.attention),
+      attention_(mesh_.cp(), plan.attention, parse_overlap(job.config.infer.overlap_exchange)),
       decoders_(mesh_.replica(), plan),
       dtype_(resolve_dtype(job.config.model.dtype, device)) {}
 
-void VideoMaker::load(ModelCache& models, double text_seconds) {
+void VideoMaker::load(ModelCache& models, double text_seconds, const HostSharing* sharing) {
   set_phase("load");
   Stopwatch watch;
-  denoiser_ = models.denoiser(job_, device_);
-  if (decoders_.member()) vae_ = models.vae(job_, device_);
+  const auto all = sharing ? sharing->among(world_, true) : nullptr;
+  denoiser_ = models.denoiser(job_, device_, all.get());
+  const auto decoders = sharing ? sharing->among(world_, decoders_.member()) : nullptr;
+  if (decoders_.member()) vae_ = models.vae(job_, device_, decoders.get());
   metrics_.text_seconds = text_seconds;
   metrics_.load_seconds = watch.lap();
   metrics_.load_peak_bytes = take_peak();
@@ -61,7 +63,7 @@ std::optional<Failure> VideoMaker::make(const Unit& unit, const Conditioning& te
   set_phase("prepare");
   const auto directory = job_.unit_directory(unit);
   const Moved before = moved();
-  metrics_.step_seconds.clear();
+  metrics_.step_seconds.clear(), metrics_.steps_reused = 0;
   if (first()) log::info("{}: {}", directory.string(), one_line(job_.requests[unit.request].prompt));
 
   Stopwatch watch;
@@ -74,6 +76,11 @@ std::optional<Failure> VideoMaker::make(const Unit& unit, const Conditioning& te
   synchronize(device_);
   metrics_.denoise_seconds = watch.lap();
   metrics_.denoise_peak_bytes = take_peak();
+  if (first() && job_.config.lossy.step_cache > 0) {
+    const size_t steps = metrics_.step_seconds.size(), reused = size_t(metrics_.steps_reused);
+    log::info("step cache {}: {} of {} steps computed, {} reused", job_.config.lossy.step_cache,
+              steps - reused, steps, reused);
+  }
   std::optional<VideoOutput> video;
   if (auto failure = decode(unit, latents, video)) return failure;
   metrics_.cp_bytes = double(moved().cp_bytes - before.cp_bytes);
@@ -102,15 +109,18 @@ at::Tensor VideoMaker::denoise(const Unit& unit, const Conditioning& text) {
   for (int64_t i = 0; i < start.steps; ++i) progress.advance();
   Stopwatch step;
   double unsaved_seconds = 0;
-  return DenoiseLoop(*denoiser_, mesh_, attention_, device_)
+  return DenoiseLoop(*denoiser_, mesh_, attention_, device_,
+                     {.step_cache = job_.config.lossy.step_cache, .cuda_graph = job_.config.infer.cuda_graph})
       .run(request, text, *schedule, start, [&](const DenoiseState& state) {
         metrics_.step_seconds.push_back(step.lap());
+        note_first_step();
+        metrics_.steps_reused = double(state.reused);
         observer_.step_done(metrics_.step_seconds.back(), moved().cp_bytes, moved().cfg_bytes);
         progress.advance();
         unsaved_seconds += metrics_.step_seconds.back();
         const bool stop = asked_to_stop();
         if (stop || unsaved_seconds > save_every_seconds) {
-          if (first()) file.save(state, *schedule);
+          if (first()) file.save(state);
           mesh_.replica().barrier();  // nobody ends the job before it is on disk
           unsaved_seconds = 0;
         }
@@ -162,11 +172,17 @@ void VideoMaker::decode_with_team(const Unit& unit, const at::Tensor& latents,
   Stopwatch watch;
   set_phase("decode");
   if (first()) begin_output(unit, latents, video);
-  decoders_.decode(*vae_, latents, [&](const at::Tensor& frames) { video->write(frames); });
+  const RequestConfig& request = job_.requests[unit.request];
+  const auto write = [&](const at::Tensor& frames) { video->write(frames); };
+  if (plan_.decoding.in_tiles(request.height, request.width)) {
+    decoders_.decode_in_tiles(*vae_, latents, write);
+  } else {
+    decoders_.decode(*vae_, latents, write);
+  }
   metrics_.decode_seconds = watch.lap();
   if (!first()) return;
   video->write_preview();
-  log::info("decoded {} frames in {:.1f} s", job_.requests[unit.request].num_frames, metrics_.decode_seconds);
+  log::info("decoded {} frames in {:.1f} s", request.num_frames, metrics_.decode_seconds);
 }
 
 void VideoMaker::begin_output(const Unit& unit, const at::Tensor& latents,
@@ -188,6 +204,8 @@ void VideoMaker::write_run_yaml(const Unit& unit, const std::filesystem::path& d
     write_latents(starting_noise(request, unit.sample, *denoiser_), file);
     alone.request->latents = file.string();
   }
+  if (plan_.decoding.in_tiles(request.height, request.width))
+    alone.lossy.vae_tiling = "on";  // also elsewhere
   write_file_atomically(directory / "run.yaml", dump_yaml(alone));
 }
 
@@ -211,6 +229,12 @@ int VideoMaker::decode_threads() {
   const int decoders = std::max(1, here / plan_.decoder_stride());
   const int share = allowed_cores() * here / (host * decoders);
   return std::max(mine, std::min(mine * plan_.decoder_stride(), share));
+}
+
+void VideoMaker::note_first_step() {
+  if (metrics_.first_step_seconds > 0) return;
+  metrics_.first_step_seconds = process_seconds();
+  log::info("first step after {:.1f} s", metrics_.first_step_seconds);
 }
 
 // The most memory of the phase that ends here.

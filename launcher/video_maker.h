@@ -9,6 +9,7 @@
 #include "launcher/outputs.h"
 #include "launcher/resume.h"
 #include "models/pipeline.h"
+#include "parallel/comm/host_group.h"
 
 namespace frameshard {
 
@@ -32,8 +33,9 @@ class VideoMaker {
 
   ProcessMesh& mesh() { return mesh_; }
   at::ScalarType dtype() const { return dtype_; }
-  /// Reads the weights. `text_seconds` is what this rank has spent on texts, for its metrics.
-  void load(ModelCache& models, double text_seconds);
+  /// Reads the weights, with `sharing` together with the other ranks of this host. `text_seconds` is what
+  /// this rank has spent on texts, for its metrics. Collective over `world`.
+  void load(ModelCache& models, double text_seconds, const HostSharing* sharing);
 
   /// Makes one video; collective over the replica. Where the job goes on without it, a NaN or Inf (80) is
   /// returned: on every rank of the replica, its message on the first; what was written is gone. Everything
@@ -55,6 +57,7 @@ class VideoMaker {
   OutputSettings settings(const Unit& unit) const;
   int decode_threads();
   double take_peak();
+  void note_first_step();
   Moved moved() { return moved_by(mesh_, attention_); }
   bool first() { return mesh_.replica().rank() == 0; }
 

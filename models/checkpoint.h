@@ -7,6 +7,7 @@
 
 #include "core/config.h"
 #include "models/parts.h"
+#include "models/weights.h"
 #include "parallel/plan.h"
 
 namespace frameshard {
@@ -18,7 +19,7 @@ class DenoiserSource {
   /// Numbers for the plan, with the bytes that the weights take in these dtypes.
   virtual ModelFacts facts(at::ScalarType dtype, at::ScalarType vae_dtype) const = 0;
   /// With its weights in their final place.
-  virtual std::unique_ptr<Denoiser> load_denoiser(at::ScalarType dtype, const at::Device& device) const = 0;
+  virtual std::unique_ptr<Denoiser> load_denoiser(const LoadOptions& options) const = 0;
   virtual std::unique_ptr<NoiseSchedule> schedule(const SchedulerConfig& overrides, int64_t steps) const = 0;
 };
 
@@ -28,9 +29,8 @@ class Checkpoint : public DenoiserSource {
   virtual std::string fingerprint() const = 0;
 
   // Each call reads the weights from disk into their final place, as load_denoiser() does.
-  virtual std::unique_ptr<TextEncoder> load_text_encoder(at::ScalarType dtype,
-                                                         const at::Device& device) const = 0;
-  virtual std::unique_ptr<Vae> load_vae(at::ScalarType dtype, const at::Device& device) const = 0;
+  virtual std::unique_ptr<TextEncoder> load_text_encoder(const LoadOptions& options) const = 0;
+  virtual std::unique_ptr<Vae> load_vae(const LoadOptions& options) const = 0;
 };
 using CheckpointPtr = std::unique_ptr<Checkpoint>;
 

@@ -25,6 +25,8 @@ struct TextContext {
   std::vector<at::Tensor> k, v;  ///< a layer each, [B, T, H, D]
 };
 
+struct StepCache;
+
 class Denoiser {
  public:
   virtual ~Denoiser() = default;
@@ -32,9 +34,19 @@ class Denoiser {
   /// Text embedding [B, T, text_dim] -> keys and values of every cross-attention.
   virtual TextContext prepare(const at::Tensor& text) const = 0;
   /// latents [B, C, F, h, w], timestep [B] -> prediction of the same shape, the same on every rank of the
-  /// sequence.
+  /// sequence. `cache` (common/step_cache.h) may answer for the blocks: one a text and request, or null.
   virtual at::Tensor predict(const at::Tensor& latents, const at::Tensor& timestep, const TextContext& text,
-                             const ParallelSequence& sequence) const = 0;
+                             const ParallelSequence& sequence, StepCache* cache) const = 0;
+  at::Tensor predict(const at::Tensor& latents, const at::Tensor& timestep, const TextContext& text,
+                     const ParallelSequence& sequence) const {
+    return predict(latents, timestep, text, sequence, nullptr);
+  }
+  /// Timesteps [n] -> how far what modulates the blocks moves from each to the next, [n - 1]: the L1 norm of
+  /// the difference over that of the former.
+  virtual std::vector<double> modulation_changes(const at::Tensor& timesteps) const = 0;
+  /// Turns the blocks' linear layers into 8-bit floats (common/float8.h), one at a time; there is no way
+  /// back.
+  virtual void quantize_linear() = 0;
   /// Tokens of one latent video [C, F, h, w].
   virtual int64_t token_count(at::IntArrayRef latent_shape) const = 0;
   /// [C, F, h, w] of the latents for a video of this size.
@@ -59,6 +71,9 @@ class Vae {
   void decode(const at::Tensor& latents, const std::function<void(const at::Tensor& frames)>& sink) const {
     decode(latents, {0, latents.size(3)}, sink);
   }
+  /// The whole picture, not limited to [-1, 1]: tiles are blended first (models/tiled_decode.h).
+  virtual void decode_unlimited(const at::Tensor& latents,
+                                const std::function<void(const at::Tensor& frames)>& sink) const = 0;
   /// Frames [B, 3, 4k+1, H, W] in [-1, 1] -> mean and log variance of the latents, [B, 2C, k+1, h, w], before
   /// normalisation.
   virtual at::Tensor encode(const at::Tensor& frames) const = 0;

@@ -7,9 +7,19 @@
 #include "core/io/safetensors.h"
 #include "core/phase.h"
 #include "core/rng.h"
+#include "models/checked_steps.h"
+#include "models/common/launch_graph.h"
+#include "models/common/step_cache.h"
 #include "parallel/guidance.h"
 
 namespace frameshard {
+namespace {
+
+// Where infer.cuda_graph is auto: beyond, a GPU is slower than its host, and the graph's memory would only be
+// missed. As branches_together.
+constexpr int64_t most_recorded_tokens = 4096;
+
+}  // namespace
 
 at::Tensor starting_noise(const RequestConfig& request, int64_t sample, const Denoiser& denoiser) {
   std::vector<int64_t> shape = denoiser.latent_shape(request.num_frames, request.height, request.width);
@@ -24,6 +34,46 @@ at::Tensor starting_noise(const RequestConfig& request, int64_t sample, const De
   return latents.narrow(0, sample, 1);
 }
 
+// One of the ranks says it: on other hardware the same changes may be rounded to the other side.
+std::vector<bool> DenoiseLoop::reused_steps(const NoiseSchedule& schedule, int64_t first) const {
+  std::vector<bool> reuse(size_t(std::max<int64_t>(0, schedule.steps() - first)), false);
+  if (options_.step_cache <= 0 || reuse.empty()) return reuse;
+  std::vector<double> timesteps;
+  for (int64_t i = first; i < schedule.steps(); ++i) timesteps.push_back(schedule.timestep(i));
+  const at::Tensor all = at::tensor(timesteps, at::kDouble).to(device_, at::kFloat);
+  reuse = steps_to_reuse(denoiser_.modulation_changes(all), options_.step_cache);
+  at::Tensor agreed = at::tensor(std::vector<int64_t>(reuse.begin(), reuse.end()), at::kLong);
+  mesh_.replica().broadcast(agreed, 0);
+  for (size_t i = 0; i < reuse.size(); ++i) reuse[i] = agreed[int64_t(i)].item<int64_t>() != 0;
+  return reuse;
+}
+
+// Of each list of branches that this rank computes.
+std::vector<TextContext> DenoiseLoop::contexts_of(const GuidanceCombiner& guidance,
+                                                  const Conditioning& text) const {
+  std::vector<TextContext> contexts;
+  for (const auto& branches : guidance.mine()) {
+    std::vector<at::Tensor> embeddings;
+    for (Branch branch : branches) embeddings.push_back(branch == Branch::cond ? text.cond : text.uncond);
+    contexts.push_back(denoiser_.prepare(at::cat(embeddings).to(device_)));
+  }
+  return contexts;
+}
+
+// How far on_step is behind, the same on all ranks: what it does together must come at the same place among
+// their exchanges.
+size_t DenoiseLoop::steps_behind() const {
+  at::Tensor behind = at::full({1}, int64_t(device_.is_cuda()), at::kLong);
+  mesh_.replica().all_reduce(behind, ReduceOp::min);
+  return size_t(behind.item<int64_t>());
+}
+
+bool records_steps(const DenoiseOptions& options, const at::Device& device, int cp_size,
+                   int64_t tokens_a_rank) {
+  if (options.cuda_graph == "off" || !device.is_cuda() || cp_size > 1 || options.step_cache > 0) return false;
+  return options.cuda_graph == "on" || tokens_a_rank <= most_recorded_tokens;
+}
+
 at::Tensor DenoiseLoop::run(const RequestConfig& request, const Conditioning& text, NoiseSchedule& schedule,
                             const DenoiseState& start,
                             const std::function<void(const DenoiseState&)>& on_step) const {
@@ -33,27 +83,36 @@ at::Tensor DenoiseLoop::run(const RequestConfig& request, const Conditioning& te
   const ParallelSequence sequence(mesh_.cp(), *attention_, pieces);
   const GuidanceCombiner guidance(mesh_.cfg(), request.guidance_scale,
                                   branches_together(device_.is_cuda(), pieces.largest()));
-  std::vector<TextContext> contexts;
-  for (const auto& branches : guidance.mine()) {
-    std::vector<at::Tensor> embeddings;
-    for (Branch branch : branches) embeddings.push_back(branch == Branch::cond ? text.cond : text.uncond);
-    contexts.push_back(denoiser_.prepare(at::cat(embeddings).to(device_)));
+  const std::vector<TextContext> contexts = contexts_of(guidance, text);
+  const std::vector<bool> reuse = reused_steps(schedule, start.steps);
+  std::vector<StepCache> caches(options_.step_cache > 0 ? contexts.size() : 0);
+  int64_t reused = 0;
+  LaunchGraphMaker graphs;
+  if (records_steps(options_, device_, mesh_.cp().size(), pieces.largest())) graphs = launch_graphs(device_);
+  std::vector<RecordedCall> predict;  // a list of branches each, of latents and timesteps
+  for (size_t list = 0; list < contexts.size(); ++list) {
+    predict.emplace_back(
+        [&, list](const RecordedCall::Inputs& inputs) {
+          return denoiser_.predict(inputs[0].expand({inputs[1].size(0), -1, -1, -1, -1}), inputs[1],
+                                   contexts[list], sequence, caches.empty() ? nullptr : &caches[list]);
+        },
+        graphs);
   }
+  CheckedSteps checked(schedule.steps(), steps_behind(), finite_look(device_), on_step);
   at::Tensor latents = start.latents.to(device_);
   for (int64_t i = start.steps; i < schedule.steps(); ++i) {
     set_phase("denoise", i + 1, schedule.steps());
+    const bool reuse_now = reuse[size_t(i - start.steps)];
+    reused += int64_t(reuse_now);
+    for (StepCache& cache : caches) cache.reuse = reuse_now;
     const at::Tensor prediction = guidance([&](size_t list) {
       const int64_t batch = int64_t(guidance.mine()[list].size());
-      const at::Tensor timestep = at::full({batch}, schedule.timestep(i), latents.options());
-      return denoiser_.predict(latents.expand({batch, -1, -1, -1, -1}), timestep, contexts[list], sequence);
+      return predict[list]({latents, at::full({batch}, schedule.timestep(i), latents.options())});
     });
     latents = schedule.step(prediction, i, latents);
-    if (!at::isfinite(latents).all().item<bool>()) {
-      fail(ExitCode::not_finite, "step {} of {} made a NaN or Inf in the latents; try model.dtype=float32",
-           i + 1, schedule.steps());
-    }
-    on_step({latents, i + 1});
+    checked.add({latents, i + 1, reused, schedule.history()});
   }
+  checked.finish();
   return latents;
 }
 

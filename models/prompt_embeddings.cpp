@@ -31,30 +31,33 @@ at::Tensor broadcast_matrix(const at::Tensor& mine, at::ScalarType dtype, Commun
 }  // namespace
 
 PromptEmbeddings::PromptEmbeddings(const Checkpoint& checkpoint, std::span<const RequestConfig> requests,
-                                   at::ScalarType dtype, const at::Device& device, ProcessMesh& mesh)
-    : dtype_(dtype), mesh_(mesh) {
+                                   const LoadOptions& load, ProcessMesh& mesh, const HostSharing* sharing)
+    : dtype_(load.dtype), mesh_(mesh) {
   set_phase("text");
   if (mesh.replica().rank() != 0) return;
   for (const RequestConfig& request : requests) {
     known_[{request.prompt, request.max_sequence_length}];
     if (request.uses_guidance()) known_[{request.negative_prompt, request.max_sequence_length}];
   }
-  encode(checkpoint, device);
+  encode(checkpoint, load, sharing);
   exchange();
 }
 
 // Replica i takes the i-th text, the (i + dp)-th, and so on.
-void PromptEmbeddings::encode(const Checkpoint& checkpoint, const at::Device& device) {
+void PromptEmbeddings::encode(const Checkpoint& checkpoint, LoadOptions load, const HostSharing* sharing) {
   const c10::NoGradGuard no_grad;
+  const bool has_work = mesh_.dp().rank() < int(known_.size());
+  const auto host = sharing ? sharing->among(mesh_.dp(), has_work) : nullptr;
+  load.host = host.get();
   std::unique_ptr<TextEncoder> encoder;
   int64_t number = 0;
   for (auto& [key, embedding] : known_) {
     if (number++ % mesh_.dp().size() != mesh_.dp().rank()) continue;
-    if (!encoder) encoder = checkpoint.load_text_encoder(dtype_, device);
+    if (!encoder) encoder = checkpoint.load_text_encoder(load);
     embedding = without_padding(encoder->encode(key.first, key.second));
   }
   encoder.reset();
-  release_cached_memory(device);
+  release_cached_memory(load.device);
 }
 
 void PromptEmbeddings::exchange() {

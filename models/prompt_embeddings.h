@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "models/pipeline.h"
+#include "parallel/comm/host_group.h"
 
 namespace frameshard {
 
@@ -15,9 +16,10 @@ namespace frameshard {
 /// to make any request.
 class PromptEmbeddings {
  public:
-  /// Collective over the mesh. Encodes prompts and, where guidance is on, negative prompts.
+  /// Collective over the mesh. Encodes prompts and, where guidance is on, negative prompts. With `sharing`,
+  /// text encoders of a host are loaded together, whatever `load` says.
   PromptEmbeddings(const Checkpoint& checkpoint, std::span<const RequestConfig> requests,
-                   at::ScalarType dtype, const at::Device& device, ProcessMesh& mesh);
+                   const LoadOptions& load, ProcessMesh& mesh, const HostSharing* sharing = nullptr);
 
   /// The embeddings of one of the requests, on the CPU, in `dtype`. Collective over the replica.
   Conditioning of(const RequestConfig& request) const;
@@ -25,7 +27,7 @@ class PromptEmbeddings {
  private:
   using Key = std::pair<std::string, int64_t>;  // prompt, max_sequence_length
 
-  void encode(const Checkpoint& checkpoint, const at::Device& device);
+  void encode(const Checkpoint& checkpoint, LoadOptions load, const HostSharing* sharing);
   void exchange();
   at::Tensor get(const std::string& prompt, int64_t length) const;
 

@@ -5,6 +5,7 @@
 #include <ATen/Context.h>
 
 #include "core/error.h"
+#include "models/weight_sharing.h"
 
 namespace frameshard {
 namespace {
@@ -18,17 +19,9 @@ const TensorEntry* find(const WeightSlot& slot, const WeightFiles& files) {
 }
 
 void allocate(const WeightSlot& slot, at::ScalarType dtype, const at::Device& device) {
-  const auto options = at::TensorOptions().dtype(slot.keep_float32 ? at::kFloat : dtype).device(device);
-  if (!slot.whole) {
-    *slot.target = at::empty(slot.shape, options);
-    return;
-  }
-  if (slot.first_row == 0) {
-    std::vector<int64_t> shape = slot.shape;
-    shape[0] = slot.whole_rows;
-    *slot.whole = at::empty(shape, options);
-  }
-  *slot.target = slot.whole->narrow(0, slot.first_row, slot.shape[0]);
+  allocate_weight(slot, dtype, [&](at::IntArrayRef shape, at::ScalarType type) {
+    return at::empty(shape, at::TensorOptions().dtype(type).device(device));
+  });
 }
 
 // At most 10 lines, and how many more there are.
@@ -40,6 +33,10 @@ std::string shortened(const std::vector<std::string>& lines) {
 }
 
 }  // namespace
+
+int64_t WeightSlot::bytes(at::ScalarType model) const {
+  return c10::multiply_integers(shape) * int64_t(c10::elementSize(dtype(model)));
+}
 
 void WeightList::add(const std::string& name, std::vector<int64_t> shape, at::Tensor& target) {
   slots_.push_back({.name = name, .shape = std::move(shape), .target = &target});
@@ -93,7 +90,7 @@ bool WeightList::ignores(const std::string& name) const {
 int64_t WeightList::bytes(at::ScalarType dtype) const {
   int64_t total = 0;
   for (const WeightSlot& slot : slots_) {
-    total += c10::multiply_integers(slot.shape) * int64_t(slot.keep_float32 ? 4 : c10::elementSize(dtype));
+    total += slot.bytes(dtype);
   }
   return total;
 }
@@ -122,13 +119,31 @@ void check_weights(const WeightList& list, const WeightFiles& files, const std::
        files.files().front().parent_path().string(), component, shortened(problems));
 }
 
-void load_weights(const WeightList& list, const WeightFiles& files, at::ScalarType dtype,
-                  const at::Device& device) {
+void allocate_weight(const WeightSlot& slot, at::ScalarType dtype,
+                     const std::function<at::Tensor(at::IntArrayRef, at::ScalarType)>& make) {
+  if (!slot.whole) {
+    *slot.target = make(slot.shape, slot.dtype(dtype));
+    return;
+  }
+  if (slot.first_row == 0) {
+    std::vector<int64_t> shape = slot.shape;
+    shape[0] = slot.whole_rows;
+    *slot.whole = make(shape, slot.dtype(dtype));
+  }
+  *slot.target = slot.whole->narrow(0, slot.first_row, slot.shape[0]);
+}
+
+void read_weight(const WeightSlot& slot, const WeightFiles& files) {
+  const TensorEntry* entry = find(slot, files);
+  require(entry != nullptr, "weight {} was not checked", slot.name);
+  files.read_into(*entry, *slot.target);
+}
+
+void load_weights(const WeightList& list, const WeightFiles& files, const LoadOptions& options) {
+  if (options.host) return load_weights_together(list, files, options);
   for (const WeightSlot& slot : list.slots()) {
-    const TensorEntry* entry = find(slot, files);
-    require(entry != nullptr, "weight {} was not checked", slot.name);
-    allocate(slot, dtype, device);
-    files.read_into(*entry, *slot.target);
+    allocate(slot, options.dtype, options.device);
+    read_weight(slot, files);
   }
 }
 

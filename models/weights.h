@@ -2,6 +2,7 @@
 // random ones.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -11,8 +12,20 @@
 
 namespace frameshard {
 
+struct HostGroup;
+
+/// In which form and where weights are wanted.
+struct LoadOptions {
+  at::ScalarType dtype = at::kFloat;
+  at::Device device = at::kCPU;
+  /// Ranks of this host that load the same weights at the same time (parallel/comm/host_group.h): they read
+  /// each weight once between them, and hold one copy where the device is a CPU. Null: this rank loads alone.
+  const HostGroup* host = nullptr;
+};
+
 struct Linear {
   at::Tensor weight, bias;
+  at::Tensor scale{};  ///< [out] float32 where `weight` is in 8-bit floats (common/float8.h), else undefined
 };
 
 /// Where a weight goes and what it must look like.
@@ -24,6 +37,10 @@ struct WeightSlot {
   std::vector<std::string> aliases{};  ///< other names of the same tensor in a file
   at::Tensor* whole = nullptr;         ///< of which this one is rows [first_row, first_row + shape[0])
   int64_t first_row = 0, whole_rows = 0;
+
+  at::ScalarType dtype(at::ScalarType model) const { return keep_float32 ? at::kFloat : model; }
+  /// With this dtype of the model.
+  int64_t bytes(at::ScalarType model) const;
 };
 
 /// The weights of one model, in the order in which its constructor names them.
@@ -57,9 +74,17 @@ class WeightList {
 /// of another shape. Reads no tensor.
 void check_weights(const WeightList& list, const WeightFiles& files, const std::string& component);
 
-/// Allocates every weight in its final dtype and device, and reads it there.
-void load_weights(const WeightList& list, const WeightFiles& files, at::ScalarType dtype,
-                  const at::Device& device);
+/// Sets the target, whose memory `make` gives for a shape and dtype: that of the whole, where the slot is the
+/// first part of one.
+void allocate_weight(const WeightSlot& slot, at::ScalarType dtype,
+                     const std::function<at::Tensor(at::IntArrayRef, at::ScalarType)>& make);
+/// Reads a weight into its target.
+void read_weight(const WeightSlot& slot, const WeightFiles& files);
+
+/// Allocates every weight in its final dtype and device, and reads it there. With `options.host` collective
+/// over it: where one of its ranks fails, all throw the error of the lowest that did
+/// (models/weight_sharing.h).
+void load_weights(const WeightList& list, const WeightFiles& files, const LoadOptions& options);
 
 /// Allocates every weight likewise and draws it on the device: norms are 1, all else is normal with a small
 /// deviation, so that what the model computes stays finite. The same seed gives the same weights on devices

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 #include <utility>
 
 #include <ATen/ATen.h>
@@ -45,12 +46,23 @@ class AttentionParallel {
 };
 using AttentionPtr = std::unique_ptr<AttentionParallel>;
 
+/// Whether Ulysses attends over some heads while others are exchanged.
+enum class ExchangeOverlap {
+  automatic,  ///< where exchanges go on beside computation and are long enough (attention_ulysses.cpp)
+  on,
+  off
+};
+/// Of "auto", "on", "off" (infer.overlap_exchange).
+ExchangeOverlap parse_overlap(const std::string& text);
+
 /// One rank, all tokens.
 AttentionPtr make_local_attention();
 /// From pieces of the sequence to pieces of the heads and back, by all-to-all
 /// (https://arxiv.org/abs/2309.14509), for any number of tokens and heads. `inner` attends over the whole
-/// sequence: local, or a ring between groups like this one, of which this is number `group_index`.
-AttentionPtr make_ulysses_attention(Communicator& group, AttentionPtr inner, int group_index);
+/// sequence: local, or a ring between groups like this one, of which this is number `group_index`. Only with
+/// a local one may exchanges overlap.
+AttentionPtr make_ulysses_attention(Communicator& group, AttentionPtr inner, int group_index,
+                                    ExchangeOverlap overlap);
 /// Keys and values travel round the ring while each rank keeps its queries
 /// (https://arxiv.org/abs/2310.01889).
 AttentionPtr make_ring_attention(Communicator& group);

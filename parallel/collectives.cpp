@@ -4,6 +4,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "core/error.h"
+#include "parallel/exchange.h"
 
 namespace frameshard {
 namespace {
@@ -67,91 +68,6 @@ at::Tensor scatter_sum(const at::Tensor& whole, int64_t dim, const Partition& pi
   const Counts counts =
       counts_along(at::empty(shape, whole.options().device(at::kMeta)), dim, pieces, comm.rank());
   return comm.reduce_scatter(cut(whole, dim, pieces), counts).view(shape);
-}
-
-// What travels between two ranks: of each tensor, the sender's piece along from_dim and the receiver's along
-// to_dim.
-struct Exchange {
-  int64_t from_dim;
-  const Partition& from;
-  int64_t to_dim;
-  const Partition& to;
-  Communicator& comm;
-};
-
-// Elements to or from each rank; a rank's own part does not travel.
-Counts counts_of(const Exchange& e, const std::vector<at::Tensor>& pieces, bool sent) {
-  const int me = e.comm.rank();
-  int64_t others = int64_t(pieces.size());
-  for (int64_t d = 0; d < pieces[0].dim(); ++d) {
-    others *= d == e.from_dim || d == e.to_dim ? 1 : pieces[0].size(d);
-  }
-  Counts counts;
-  for (int i = 0; i < e.comm.size(); ++i) {
-    const int64_t each = sent ? e.from.size(me) * e.to.size(i) : e.from.size(i) * e.to.size(me);
-    counts.push_back(i == me ? 0 : others * each);
-  }
-  return counts;
-}
-
-// Copies each part once into the buffer that is sent, in the receivers' order, from wherever it lies.
-at::Tensor packed(const Exchange& e, const std::vector<at::Tensor>& pieces, const Counts& counts) {
-  const at::Tensor flat = at::empty({offsets_of(counts).back()}, pieces[0].options());
-  int64_t at = 0;
-  for (int i = 0; i < e.comm.size(); ++i) {
-    if (counts[size_t(i)] == 0) continue;
-    for (const at::Tensor& piece : pieces) {
-      const at::Tensor part = piece.narrow(e.to_dim, e.to.begin(i), e.to.size(i));
-      flat.narrow(0, at, part.numel()).view(part.sizes()).copy_(part);
-      at += part.numel();
-    }
-  }
-  return flat;
-}
-
-// What does not travel: this rank's own parts of the results, with room for the others'.
-std::vector<at::Tensor> with_own_parts(const Exchange& e, std::vector<at::Tensor> pieces) {
-  const int me = e.comm.rank();
-  auto shape = with_size(pieces[0].sizes(), e.to_dim, e.to.size(me));
-  shape[size_t(e.from_dim)] = e.from.total();
-  std::vector<at::Tensor> whole;
-  for (at::Tensor& piece : pieces) {
-    whole.push_back(at::empty(shape, piece.options()));
-    whole.back()
-        .narrow(e.from_dim, e.from.begin(me), e.from.size(me))
-        .copy_(piece.narrow(e.to_dim, e.to.begin(me), e.to.size(me)));
-    piece.reset();
-  }
-  return whole;
-}
-
-void unpack(const Exchange& e, const at::Tensor& flat, const Counts& counts, std::vector<at::Tensor>& whole) {
-  int64_t at = 0;
-  for (int i = 0; i < e.comm.size(); ++i) {
-    if (counts[size_t(i)] == 0) continue;
-    for (at::Tensor& target : whole) {
-      at::Tensor place = target.narrow(e.from_dim, e.from.begin(i), e.from.size(i));
-      place.copy_(flat.narrow(0, at, place.numel()).view(place.sizes()));
-      at += place.numel();
-    }
-  }
-}
-
-std::vector<at::Tensor> exchange_pieces(std::vector<at::Tensor> pieces, const Exchange& e) {
-  for (const at::Tensor& piece : pieces) {
-    require(piece.size(e.from_dim) == e.from.size(e.comm.rank()) && piece.size(e.to_dim) == e.to.total() &&
-                piece.sizes() == pieces[0].sizes(),
-            "redistribute: a piece of shape [{}] on rank {}, wanted {} along dim {} and {} along dim {}",
-            fmt::join(piece.sizes(), ", "), e.comm.rank(), e.from.size(e.comm.rank()), e.from_dim,
-            e.to.total(), e.to_dim);
-  }
-  const Counts send = counts_of(e, pieces, true), recv = counts_of(e, pieces, false);
-  at::Tensor outgoing = packed(e, pieces, send);
-  std::vector<at::Tensor> whole = with_own_parts(e, std::move(pieces));
-  const at::Tensor incoming = e.comm.all_to_all(outgoing, send, recv);
-  outgoing.reset();
-  unpack(e, incoming, recv, whole);
-  return whole;
 }
 
 // Autograd functions hold what the backward needs in the context's saved data; a Partition goes as its sizes.
@@ -218,13 +134,13 @@ struct Redistribute : Function<Redistribute> {
     context->saved_data["to_dim"] = to_dim;
     context->saved_data["from"] = from.sizes();
     context->saved_data["to"] = to.sizes();
-    return exchange_pieces(pieces.vec(), {from_dim, from, to_dim, to, *comm});
+    return exchange_pieces(pieces.vec(), {from_dim, pieces_of(from), to_dim, pieces_of(to)}, *comm);
   }
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
     const Partition from = saved_partition(context, "from"), to = saved_partition(context, "to");
-    variable_list result =
-        exchange_pieces(gradients, {context->saved_data["to_dim"].toInt(), to,
-                                    context->saved_data["from_dim"].toInt(), from, saved_comm(context)});
+    const ExchangeWay back{context->saved_data["to_dim"].toInt(), pieces_of(to),
+                           context->saved_data["from_dim"].toInt(), pieces_of(from)};
+    variable_list result = exchange_pieces(gradients, back, saved_comm(context));
     result.resize(result.size() + 5);  // the arguments that are no tensors
     return result;
   }
@@ -267,7 +183,7 @@ std::vector<at::Tensor> redistribute(std::vector<at::Tensor> pieces, int64_t fro
                                      int64_t to_dim, const Partition& to, Communicator& comm) {
   if (comm.size() == 1) return pieces;
   if (!c10::GradMode::is_enabled()) {
-    return exchange_pieces(std::move(pieces), {from_dim, from, to_dim, to, comm});
+    return exchange_pieces(std::move(pieces), {from_dim, pieces_of(from), to_dim, pieces_of(to)}, comm);
   }
   return Redistribute::apply(at::TensorList(pieces), from_dim, from, to_dim, to, &comm);
 }

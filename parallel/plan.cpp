@@ -13,9 +13,11 @@ namespace {
 // Times for all videos that differ by less are no reason to let the first video wait.
 constexpr double equal_times = 1.1;
 
-MeshChoice choice_of(const Split& split, const Workload& work, const ModelFacts& model,
+// `choice`: its split and how it decodes.
+MeshChoice evaluated(MeshChoice choice, const Workload& work, const ModelFacts& model,
                      const PlanMachine& machine, const Rates& rates) {
-  MeshChoice choice{.split = split, .costs = rank_costs(split, work.largest, model, machine)};
+  const Split& split = choice.split;
+  choice.costs = rank_costs(split, work.largest, model, machine, choice.decoding);
   choice.fits = fits_memory(choice.costs, machine);
   choice.idle = std::max<int64_t>(0, split.mesh.dp - work.videos);
   std::vector<double> seconds;
@@ -55,12 +57,13 @@ MeshChoices rank_splits(const RunConfig& config, const Workload& work, const Mod
   MeshChoices choices;
   for (const Split& split :
        legal_splits({config.infer.diffusion, config.infer.attention}, work, model, machine)) {
-    choices.meshes.push_back(choice_of(split, work, model, machine, rates));
+    const Decoding decoding = decoding_of(config, split, work, model, machine);
+    choices.meshes.push_back(evaluated({.split = split, .decoding = decoding}, work, model, machine, rates));
     choices.evaluations += int64_t(work.classes.size());
   }
   PlanMachine one = machine;
   one.world = 1, one.ranks_per_node = 0;
-  const double alone = choice_of({}, work, model, one, rates_of(one)).predicted.total_seconds;
+  const double alone = evaluated({}, work, model, one, rates_of(one)).predicted.total_seconds;
   const double least = least_total(choices.meshes);
   std::sort(choices.meshes.begin(), choices.meshes.end(),
             [&](auto& a, auto& b) { return better(a, b, least); });
@@ -103,23 +106,6 @@ std::vector<std::string> warnings_for(const RunPlan& plan, const ModelFacts& mod
                                    format_bytes(double(plan.machine.memory_bytes))));
   }
   return warnings;
-}
-
-// Ranks of a host share its cores, and one of them with all threads does what several would, without rows
-// that neighbours compute twice.
-int decoders_of(const RunPlan& plan, const InferConfig& infer, const PlanMachine& machine) {
-  const int ranks = plan.mesh.cfg * plan.mesh.cp;
-  if (infer.vae_parallel_size.value) {
-    const int64_t wanted = *infer.vae_parallel_size.value;
-    if (wanted > ranks || ranks % wanted != 0) {
-      fail(ExitCode::config,
-           "infer.vae_parallel_size {} where {} rank{} work{} on a video; it must divide their number",
-           wanted, ranks, plural(ranks), ranks == 1 ? "s" : "");
-    }
-    return int(wanted);
-  }
-  if (machine.device == "cuda") return machine.backend == "nccl" ? ranks : 1;
-  return ranks % machine.node_ranks() == 0 ? std::max(1, ranks / machine.node_ranks()) : 1;
 }
 
 const RequestConfig& largest_of(const std::vector<RequestConfig>& requests, const ModelFacts& model) {
@@ -182,14 +168,25 @@ Workload workload_of(const std::vector<RequestConfig>& requests, const ModelFact
   return work;
 }
 
+namespace {
+
+Workload workload_of(const RunConfig& config, const ModelFacts& model) {
+  Workload work = workload_of(all_requests(config), model);
+  for (VideoClass& video : work.classes) video.step_cache = config.lossy.step_cache > 0;
+  work.largest.step_cache = config.lossy.step_cache > 0;
+  return work;
+}
+
+}  // namespace
+
 MeshChoices rank_meshes(const RunConfig& config, const ModelFacts& model, const PlanMachine& machine) {
-  return rank_splits(config, workload_of(all_requests(config), model), model, machine);
+  return rank_splits(config, workload_of(config, model), model, machine);
 }
 
 RunPlan make_plan(const RunConfig& config, const ModelFacts& model, const PlanMachine& machine) {
   const auto requests = all_requests(config);
   for (const RequestConfig& request : requests) check_positions(request, model);
-  const Workload work = workload_of(requests, model);
+  const Workload work = workload_of(config, model);
   const MeshChoice best = rank_splits(config, work, model, machine).meshes.front();
   RunPlan plan{.mesh = best.split.mesh,
                .attention = best.split.attention,
@@ -199,10 +196,17 @@ RunPlan make_plan(const RunConfig& config, const ModelFacts& model, const PlanMa
   plan.grid = work.largest.grid;
   plan.tokens = Partition::even(plan.grid.total(), plan.mesh.cp);
   plan.heads = Partition::even(model.heads, plan.attention.ulysses);
-  plan.decoders = decoders_of(plan, config.infer, machine);
+  check_decoders(config.infer, plan.mesh);
+  plan.decoding = best.decoding;
   plan.costs = best.costs, plan.predicted = best.predicted, plan.videos = work.videos;
   plan.reasons = reasons_for(best, work, model, machine);
+  if (config.lossy.vae_tiling == "on" && plan.decoding.in_tiles(plan.largest.height, plan.largest.width)) {
+    plan.reasons.emplace_back("decoding in tiles, whose seams are blended: lossy.vae_tiling is on");
+  }
   plan.warnings = warnings_for(plan, model, best.fits);
+  if (const std::string tiles = tiling_warning(config, plan, model); !tiles.empty()) {
+    plan.warnings.push_back(tiles);
+  }
   return plan;
 }
 

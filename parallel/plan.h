@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -40,7 +41,7 @@ struct PlanMachine {
   std::string device = "cpu";
   std::string backend = "mpi";
   int threads_per_rank = 1;
-  bool shared_weights = false;  ///< ranks as threads of one process on CPUs hold one copy
+  bool shared_weights = false;  ///< ranks of a node hold one copy: threads, or through shared memory
   std::string hardware;         ///< a name of parallel/hardware.h; empty: `device`
   std::string interconnect;     ///< likewise; empty: ndr400 for GPUs, ethernet10 for CPUs
   int64_t memory_bytes = 0;     ///< of a GPU, or of a node whose CPUs compute; 0: not known
@@ -72,10 +73,11 @@ struct Split {
 /// Estimates for the rank that has most to do; bytes and floating-point operations.
 struct RankCosts {
   int64_t text_bytes = 0, denoise_bytes = 0, decode_bytes = 0;  ///< memory of each phase, weights included
-  int64_t peak_bytes = 0;   ///< the largest of them, and the process itself
-  int64_t layer_bytes = 0;  ///< sent by the first rank in one layer of one guidance branch
-  int64_t moved_bytes = 0;  ///< sent by the first rank in one denoising step
-  double operations = 0;    ///< of one denoising step
+  int64_t weight_bytes = 0;  ///< of the last two, the weights: a rank's part of a copy that is shared
+  int64_t peak_bytes = 0;    ///< the largest of them, and the process itself
+  int64_t layer_bytes = 0;   ///< sent by the first rank in one layer of one guidance branch
+  int64_t moved_bytes = 0;   ///< sent by the first rank in one denoising step
+  double operations = 0;     ///< of one denoising step
 };
 
 /// Of denoising alone; without text, loading and decoding.
@@ -87,11 +89,27 @@ struct Prediction {
   double speedup = 1;          ///< of total_seconds, against one such rank
 };
 
+/// How videos are decoded. Sizes are in pixels.
+struct Decoding {
+  static constexpr int64_t no_limit = std::numeric_limits<int64_t>::max();
+
+  int ranks = 1;  ///< of a replica that decode a video together: every decoder_stride()-th, from the first
+  int64_t largest_band = no_limit;  ///< a rank's part of a larger picture does not fit: it comes in tiles
+  int64_t tile_size = 256;          ///< of a side
+  int64_t tile_stride = 192;
+
+  /// What a rank decodes at once where the picture is not in tiles: its rows, and those around that it needs.
+  int64_t band(int64_t height, int64_t width) const;
+  bool in_tiles(int64_t height, int64_t width) const;
+  int64_t tiles(int64_t height, int64_t width) const;  ///< how many; 0: not in tiles
+};
+
 /// One way to divide the ranks, with what it would cost.
 struct MeshChoice {
   Split split;
   RankCosts costs;
   Prediction predicted;
+  Decoding decoding;
   bool fits = true;     ///< into the memory, as far as that is known
   int64_t idle = 0;     ///< replicas without a video
   std::string why_not;  ///< in a word, what the better ones have; empty for the recommended one
@@ -110,15 +128,14 @@ struct RunPlan {
   TokenGrid grid{};
   Partition tokens = Partition::even(0, 1);  ///< over the cp group
   Partition heads = Partition::even(0, 1);   ///< over a Ulysses group
-  int decoders =
-      1;  ///< ranks of a replica that decode a video together: every decoder_stride()-th, from the first
+  Decoding decoding;
   RankCosts costs;
   Prediction predicted;
   int64_t videos = 1;
   std::vector<std::string> reasons;  ///< for this choice, a sentence each
   std::vector<std::string> warnings;
 
-  int decoder_stride() const { return mesh.cfg * mesh.cp / decoders; }
+  int decoder_stride() const { return mesh.cfg * mesh.cp / decoding.ranks; }
 };
 
 /// The split with the least predicted time among those that the config allows. 78 where the sizes do not fit

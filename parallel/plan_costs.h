@@ -11,7 +11,8 @@ struct VideoClass {
   TokenGrid grid;
   int64_t text_tokens, steps;
   bool guided;
-  int64_t videos;  ///< how many
+  int64_t videos;           ///< how many
+  bool step_cache = false;  ///< what the blocks add to the tokens is kept from step to step
 };
 
 /// What is to be made.
@@ -46,7 +47,18 @@ SentBytes sent_bytes(const Split& split, const VideoClass& video, const ModelFac
 double step_operations(const Split& split, const VideoClass& video, const ModelFacts& model);
 
 RankCosts rank_costs(const Split& split, const VideoClass& video, const ModelFacts& model,
-                     const PlanMachine& machine);
+                     const PlanMachine& machine, const Decoding& decoding = {});
+
+/// Bytes that a decoding rank needs beside the weights.
+int64_t decode_activations(const VideoClass& video, const ModelFacts& model, const PlanMachine& machine,
+                           const Decoding& decoding);
+/// Who decodes, and from which size on in tiles: lossy.vae_tiling, and with auto the memory that is left.
+Decoding decoding_of(const RunConfig& config, const Split& split, const Workload& work,
+                     const ModelFacts& model, const PlanMachine& machine);
+/// 78 where infer.vae_parallel_size does not divide a replica's ranks.
+void check_decoders(const InferConfig& infer, const MeshShape& mesh);
+/// Where vae_tiling is auto and a video is decoded in tiles: why. Else empty.
+std::string tiling_warning(const RunConfig& config, const RunPlan& plan, const ModelFacts& model);
 
 /// Whether this fits into the machine's memory, as far as that is known.
 bool fits_memory(const RankCosts& costs, const PlanMachine& machine);

@@ -65,6 +65,8 @@ Json plan_json(const RunPlan& plan, const MeshChoices& choices, const ModelFacts
   json["videos"] = plan.videos;
   json["tokens"] = plan.tokens.sizes();
   json["heads"] = plan.heads.sizes();
+  const int64_t tiles = plan.decoding.tiles(plan.largest.height, plan.largest.width);
+  json["decode"] = {{"ranks", plan.decoding.ranks}, {"tiles", tiles}};
   json["layer_bytes"] = plan.costs.layer_bytes;
   json["step_bytes"] = plan.costs.moved_bytes;
   json["step_operations"] = plan.costs.operations;

@@ -7,9 +7,6 @@ namespace {
 
 // The process itself: LibTorch's code and tables.
 constexpr int64_t process_bytes = 160 << 20;
-// What the C library keeps of freed blocks, and oneDNN's buffers, while a VAE decodes on a CPU; measured,
-// roughly.
-constexpr int64_t decode_slack_bytes = 128 << 20;
 
 int64_t ceil_div(int64_t total, int64_t parts) {
   return (total + parts - 1) / parts;
@@ -28,19 +25,10 @@ int64_t denoise_activations(const Split& split, const VideoClass& video, const M
   const int64_t text = branches_a_rank(split, video) * model.layers * 2 * video.text_tokens * width * each;
   // Latents, noise predictions, the solver's history; float32.
   const int64_t latents = video.grid.total() * model.patch() * 4 * 8;
+  const int64_t cached = video.step_cache ? branches_a_rank(split, video) * token_row * each : 0;
   const bool together =
       branches_a_rank(split, video) == 2 && branches_together(machine.device == "cuda", tokens);
-  return std::max(attention, feed_forward) * (together ? 2 : 1) + text + latents;
-}
-
-int64_t decode_activations(const VideoClass& video, const ModelFacts& model, const PlanMachine& machine) {
-  // Four frames at full resolution: input, padded input, output and residual of a convolution with their
-  // blocked copies, and the upsampled input of the last level. The frames themselves go on to the video file.
-  const int64_t across = model.pixels_per_latent * model.patch_width,
-                down = model.pixels_per_latent * model.patch_height;
-  const int64_t pixels = video.grid.width * across * video.grid.height * down * model.frames_per_latent;
-  return pixels * (model.vae_decoder_dim * 12 + model.vae_widest_dim * 3) * model.vae_element_bytes +
-         (machine.device == "cpu" ? decode_slack_bytes : 0);
+  return std::max(attention, feed_forward) * (together ? 2 : 1) + text + latents + cached;
 }
 
 }  // namespace
@@ -65,15 +53,19 @@ double denoiser_operations(const ModelFacts& model, int64_t tokens, int64_t all_
 }
 
 RankCosts rank_costs(const Split& split, const VideoClass& video, const ModelFacts& model,
-                     const PlanMachine& machine) {
+                     const PlanMachine& machine, const Decoding& decoding) {
   RankCosts costs;
-  const int64_t weights_of = machine.shared_weights ? machine.world : 1;
-  const int64_t weights = (model.denoiser_bytes + model.vae_bytes) / weights_of;
-  costs.text_bytes = model.text_encoder_bytes / weights_of;
+  // Threads are measured together, and so are parts of one process; processes share weights alone, and the
+  // text encoder is loaded by few of them.
+  const int sharing = machine.shared_weights ? machine.node_ranks() : 1;
+  const int threads = machine.shared_weights && machine.backend == "threads" ? sharing : 1;
+  const int64_t weights = (model.denoiser_bytes + model.vae_bytes) / sharing;
+  costs.weight_bytes = weights;
+  costs.text_bytes = model.text_encoder_bytes / threads;
   costs.denoise_bytes = weights + denoise_activations(split, video, model, machine);
-  costs.decode_bytes = weights + decode_activations(video, model, machine);
+  costs.decode_bytes = weights + decode_activations(video, model, machine, decoding);
   costs.peak_bytes = std::max({costs.text_bytes, costs.denoise_bytes, costs.decode_bytes}) +
-                     (machine.device == "cpu" ? process_bytes / weights_of : 0);
+                     (machine.device == "cpu" ? process_bytes / threads : 0);
   const StepBytes bytes = step_bytes(split, video, model, 0);
   costs.layer_bytes = bytes.exchange + bytes.ring;
   costs.moved_bytes =
@@ -84,9 +76,11 @@ RankCosts rank_costs(const Split& split, const VideoClass& video, const ModelFac
 
 bool fits_memory(const RankCosts& costs, const PlanMachine& machine) {
   if (machine.memory_bytes == 0) return true;
-  // Ranks on CPUs share their node's memory; all of them denoise at the same time, and one encodes or
-  // decodes.
-  const int64_t together = machine.device == "cpu" ? machine.node_ranks() * costs.denoise_bytes : 0;
+  // Ranks on CPUs share their node's memory; all of them denoise at the same time, and while one decodes the
+  // others keep their weights.
+  const int64_t ranks = machine.device == "cpu" ? machine.node_ranks() : 1;
+  const int64_t together =
+      std::max(ranks * costs.denoise_bytes, costs.decode_bytes + (ranks - 1) * costs.weight_bytes);
   return std::max(costs.peak_bytes, together) <= machine.memory_bytes;
 }
 

@@ -79,6 +79,16 @@ std::string time_text(const RunPlan& plan) {
   return text + ", predicted for denoising";
 }
 
+// Empty where one rank decodes whole pictures.
+std::string decode_text(const RunPlan& plan) {
+  const Decoding& d = plan.decoding;
+  const int64_t tiles = d.tiles(plan.largest.height, plan.largest.width);
+  std::string text;
+  if (tiles > 0) text = fmt::format("in {} tiles of {}x{}, ", tiles, d.tile_size, d.tile_size);
+  if (d.ranks > 1) text += fmt::format("{} ranks together, ", d.ranks);
+  return text.substr(0, text.size() - std::min<size_t>(2, text.size()));
+}
+
 }  // namespace
 
 std::string describe(const RunPlan& plan, const ModelFacts& model) {
@@ -101,6 +111,7 @@ std::string describe(const RunPlan& plan, const ModelFacts& model) {
   line("tokens", fmt::format("{} ({} x {} x {})", sizes_text(plan.tokens), plan.grid.frames, plan.grid.height,
                              plan.grid.width));
   line("heads", sizes_text(plan.heads));
+  if (const std::string decode = decode_text(plan); !decode.empty()) line("decode", decode);
   line("memory", memory_text(c, m));
   line("step", fmt::format("{:.4g} TFLOP a rank, {} sent, {} of it a layer and branch", c.operations / 1e12,
                            format_bytes(double(c.moved_bytes)), format_bytes(double(c.layer_bytes))));

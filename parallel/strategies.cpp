@@ -4,7 +4,7 @@
 
 namespace frameshard {
 
-AttentionStrategy::AttentionStrategy(Communicator& cp, AttentionShape shape) {
+AttentionStrategy::AttentionStrategy(Communicator& cp, AttentionShape shape, ExchangeOverlap overlap) {
   require(shape.ulysses * shape.ring == cp.size(), "ulysses {} x ring {} on {} ranks", shape.ulysses,
           shape.ring, cp.size());
   const int group_index = cp.rank() / shape.ulysses, place = cp.rank() % shape.ulysses;
@@ -16,8 +16,10 @@ AttentionStrategy::AttentionStrategy(Communicator& cp, AttentionShape shape) {
     ulysses = ulysses_.get(), ring = ring_.get();
   }
   AttentionPtr inner = shape.ring > 1 ? make_ring_attention(*ring) : make_local_attention();
-  attention_ =
-      shape.ulysses > 1 ? make_ulysses_attention(*ulysses, std::move(inner), group_index) : std::move(inner);
+  // A ring's own exchanges already run between the blocks, on the same links.
+  if (shape.ring > 1) overlap = ExchangeOverlap::off;
+  attention_ = shape.ulysses > 1 ? make_ulysses_attention(*ulysses, std::move(inner), group_index, overlap)
+                                 : std::move(inner);
 }
 
 int64_t AttentionStrategy::bytes_sent() const {

@@ -15,7 +15,8 @@ struct AttentionShape {
 /// Owns the subgroups that the strategy needs. Collective over `cp`, which must outlive it.
 class AttentionStrategy {
  public:
-  AttentionStrategy(Communicator& cp, AttentionShape shape);
+  AttentionStrategy(Communicator& cp, AttentionShape shape,
+                    ExchangeOverlap overlap = ExchangeOverlap::automatic);
   const AttentionParallel& operator*() const { return *attention_; }
   const AttentionParallel* operator->() const { return attention_.get(); }
   /// What the subgroups have moved (nothing where the cp group itself is used).

@@ -6,7 +6,6 @@
 #include "core/device.h"
 #include "core/rng.h"
 #include "launcher/bench/tensor_memory.h"
-#include "models/pipeline.h"
 #include "parallel/comm/text.h"
 
 namespace frameshard {
@@ -14,13 +13,6 @@ namespace {
 
 double now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-// Embeddings as a text encoder might give them.
-Conditioning random_text(const RequestConfig& request, const ModelFacts& facts) {
-  constexpr uint64_t cond_seed = 1, uncond_seed = 2;
-  const std::vector<int64_t> shape{1, request.max_sequence_length, facts.text_dim};
-  return {.cond = initial_noise(shape, cond_seed), .uncond = initial_noise(shape, uncond_seed)};
 }
 
 // One rank's numbers.
@@ -42,9 +34,8 @@ RankTimes run_steps(const BenchCase& what, const BenchRank& rank, ProcessMesh& m
   RankTimes times;
   mesh.replica().barrier();
   double last = now();
-  DenoiseLoop(rank.denoiser, mesh, attention, rank.device)
+  DenoiseLoop(rank.denoiser, mesh, attention, rank.device, {.cuda_graph = rank.setup.cuda_graph})
       .run(request, text, *schedule, {.latents = noise}, [&](const DenoiseState& state) {
-        synchronize(rank.device);
         times.step_seconds.push_back(now() - last);
         if (state.steps == rank.setup.warmup) times.warm = moved_by(mesh, attention);
         on_step();
@@ -73,11 +64,17 @@ void combine(Measurement& measurement, const std::vector<std::vector<double>>& a
 
 }  // namespace
 
+Conditioning random_text(const RequestConfig& request, const ModelFacts& facts) {
+  constexpr uint64_t cond_seed = 1, uncond_seed = 2;
+  const std::vector<int64_t> shape{1, request.max_sequence_length, facts.text_dim};
+  return {.cond = initial_noise(shape, cond_seed), .uncond = initial_noise(shape, uncond_seed)};
+}
+
 Measurement measure(const BenchCase& what, const BenchRank& rank, Communicator& ranks,
                     const std::function<void()>& on_step) {
   Measurement measurement{.what = what, .attention = plan_case(rank.setup, what, rank.machine).attention};
   ProcessMesh mesh(ranks, what.mesh, group_maker(rank.machine.backend, rank.device));
-  const AttentionStrategy attention(mesh.cp(), measurement.attention);
+  const AttentionStrategy attention(mesh.cp(), measurement.attention, rank.setup.overlap);
   ranks.barrier();  // replicas start together
   const RankTimes times = run_steps(what, rank, mesh, attention, on_step);
   // NCCL's collectives return before they are done, so that their time is not known.

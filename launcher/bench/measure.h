@@ -5,6 +5,7 @@
 
 #include "launcher/bench/measurement.h"
 #include "launcher/bench/setup.h"
+#include "models/pipeline.h"
 
 namespace frameshard {
 
@@ -15,6 +16,9 @@ struct BenchRank {
   PlanMachine machine;  ///< as for plan_case
   at::Device device;
 };
+
+/// Embeddings as a text encoder might give them.
+Conditioning random_text(const RequestConfig& request, const ModelFacts& facts);
 
 /// Collective over `ranks`, which are those of the case's mesh. `on_step` is called after each step. The
 /// result is the same on all of them. Throws as DenoiseLoop.

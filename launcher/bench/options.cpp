@@ -47,15 +47,35 @@ void add_bench_options(CLI::App& command, BenchOptions& options) {
   command.add_option("--dtype", options.dtype, "auto, float32, bfloat16, float16")
       ->check(CLI::IsMember({"auto", "float32", "bfloat16", "float16"}))
       ->capture_default_str();
+  command
+      .add_option("--overlap", options.overlap,
+                  "auto, on, off: attention over some heads while others are exchanged "
+                  "(infer.overlap_exchange)")
+      ->check(CLI::IsMember({"auto", "on", "off"}))
+      ->capture_default_str();
+  command
+      .add_option("--cuda-graph", options.cuda_graph,
+                  "auto, on, off: the denoiser's launches recorded and replayed (infer.cuda_graph)")
+      ->check(CLI::IsMember({"auto", "on", "off"}))
+      ->capture_default_str();
+  command
+      .add_option("--compare", options.compare,
+                  "KEY=VALUE[,KEY=VALUE] of model.dtype, lossy.step_cache, lossy.float8_linear; repeatable: "
+                  "time and error of a whole denoising (20 steps) with these options against one without")
+      ->allow_extra_args(false)
+      ->excludes("--meshes");
   command.add_option("--json", options.json,
                      "also write the numbers, with the time of each step, to this file");
-  command.add_option("--plot", options.plot, "also draw the speed-up to this PNG file, with gnuplot");
+  command.add_option("--plot", options.plot, "also draw the speed-up to this PNG file, with gnuplot")
+      ->excludes("--compare");
 }
 
 std::string options_text(const BenchOptions& options) {
-  return fmt::format("--model {} --size {} --meshes {} --steps {} --warmup {} --threads {} --dtype {}",
-                     options.model, options.size, options.meshes, options.steps.value_or(0), options.warmup,
-                     options.threads.value_or(0), options.dtype);
+  return fmt::format(
+      "--model {} --size {} --meshes {} --steps {} --warmup {} --threads {} --dtype {} --overlap {} "
+      "--cuda-graph {}",
+      options.model, options.size, options.meshes, options.steps.value_or(0), options.warmup,
+      options.threads.value_or(0), options.dtype, options.overlap, options.cuda_graph);
 }
 
 std::string VideoSize::text() const {

@@ -3,6 +3,7 @@
 
 #include <optional>
 #include <string>
+#include <vector>
 
 namespace CLI {
 class App;
@@ -18,7 +19,10 @@ struct BenchOptions {
   int warmup = 2;              ///< steps before them
   std::optional<int> threads;  ///< a rank; left out: OMP_NUM_THREADS, else 1
   std::string dtype = "auto";
-  std::string json, plot;  ///< files; empty: none
+  std::string overlap = "auto";      ///< infer.overlap_exchange
+  std::string cuda_graph = "auto";   ///< infer.cuda_graph
+  std::string json, plot;            ///< files; empty: none
+  std::vector<std::string> compare;  ///< KEY=VALUE[,KEY=VALUE] each; empty: meshes are measured
 };
 
 void add_bench_options(CLI::App& command, BenchOptions& options);

@@ -7,8 +7,6 @@
 namespace frameshard {
 namespace {
 
-using Row = std::vector<std::string>;
-
 struct Table {
   BenchTable kind;
   const char *title, *key;
@@ -24,21 +22,6 @@ const char* key_of(const Measurement& measurement) {
   return std::find_if(std::begin(tables), std::end(tables),
                       [&](auto& table) { return table.kind == table_of(measurement.what); })
       ->key;
-}
-
-// Columns as wide as their widest cell; the first to the left, numbers to the right.
-std::string aligned(const std::vector<Row>& rows) {
-  std::vector<size_t> widths(rows.front().size());
-  for (const Row& row : rows) {
-    for (size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
-  }
-  std::string text;
-  for (const Row& row : rows) {
-    text += fmt::format("  {:<{}}", row[0], widths[0]);
-    for (size_t i = 1; i < row.size(); ++i) text += fmt::format("  {:>{}}", row[i], widths[i]);
-    text += "\n";
-  }
-  return text;
 }
 
 Row row_of(const Measurement& measurement, const BenchReport& report, bool requests) {
@@ -126,6 +109,20 @@ std::string quoted(const std::string& text) {
 }
 
 }  // namespace
+
+std::string aligned(const std::vector<Row>& rows) {
+  std::vector<size_t> widths(rows.front().size());
+  for (const Row& row : rows) {
+    for (size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
+  }
+  std::string text;
+  for (const Row& row : rows) {
+    text += fmt::format("  {:<{}}", row[0], widths[0]);
+    for (size_t i = 1; i < row.size(); ++i) text += fmt::format("  {:>{}}", row[i], widths[i]);
+    text += "\n";
+  }
+  return text;
+}
 
 std::string report_text(const BenchReport& report) {
   std::string text = fmt::format(

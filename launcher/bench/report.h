@@ -26,6 +26,10 @@ struct BenchReport {
   std::vector<Measurement> measured{};  ///< with_baselines() of what was asked for, in its order
 };
 
+/// Cells under each other, columns as wide as their widest one: the first to the left, others to the right.
+using Row = std::vector<std::string>;
+std::string aligned(const std::vector<Row>& rows);
+
 /// Tables for people: context parallelism, CFG parallelism, both, data parallelism.
 std::string report_text(const BenchReport& report);
 

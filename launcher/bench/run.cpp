@@ -69,7 +69,7 @@ BenchReport measure_all(const BenchSetup& setup, const PlanMachine& machine, con
   set_phase("load");
   count_cpu_tensors();
   at::set_num_threads(setup.threads);
-  const auto denoiser = setup.source->load_denoiser(setup.dtype, device);
+  const auto denoiser = setup.source->load_denoiser({setup.dtype, device});
   warm_up(*denoiser, setup, device);
   world.barrier();
   const BenchRank rank{.setup = setup, .denoiser = *denoiser, .machine = machine, .device = device};

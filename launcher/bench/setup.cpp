@@ -54,7 +54,10 @@ RequestConfig BenchSetup::request_of(const BenchCase& what) const {
 }
 
 BenchSetup open_bench(const BenchOptions& options, int ranks) {
-  BenchSetup setup{.warmup = options.warmup, .threads = options.threads.value_or(omp_threads(1))};
+  BenchSetup setup{.warmup = options.warmup,
+                   .threads = options.threads.value_or(omp_threads(1)),
+                   .overlap = parse_overlap(options.overlap),
+                   .cuda_graph = options.cuda_graph};
   std::optional<VideoSize> size;
   if (!options.size.empty()) size = parse_size(options.size);
   if (!options.meshes.empty()) setup.cases = parse_meshes(options.meshes);

@@ -9,6 +9,7 @@
 #include "launcher/bench/meshes.h"
 #include "launcher/bench/options.h"
 #include "models/checkpoint.h"
+#include "parallel/attention.h"
 #include "parallel/plan.h"
 
 namespace frameshard {
@@ -22,6 +23,8 @@ struct BenchSetup {
   RequestConfig request;  ///< the video; its steps are those of the warm-up and the timed ones
   int64_t tokens = 0;
   int warmup = 0, threads = 1;
+  ExchangeOverlap overlap = ExchangeOverlap::automatic;
+  std::string cuda_graph = "auto";
   std::vector<BenchCase> cases;  ///< in the order of the report
 
   int steps() const { return int(request.num_inference_steps) - warmup; }

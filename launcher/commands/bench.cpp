@@ -11,6 +11,7 @@
 #include "core/io/atomic_file.h"
 #include "core/log.h"
 #include "core/phase.h"
+#include "launcher/bench/compare.h"
 #include "launcher/bench/machine.h"
 #include "launcher/bench/plot.h"
 #include "launcher/bench/run.h"
@@ -18,6 +19,7 @@
 #include "launcher/commands/output.h"
 #include "launcher/doctor/versions_check.h"
 #include "launcher/failure.h"
+#include "launcher/precision.h"
 #include "launcher/settle.h"
 #include "parallel/comm/mpi_session.h"
 #include "parallel/comm/self.h"
@@ -87,7 +89,7 @@ int bench_as_rank(const BenchOptions& options, MpiSession& mpi) {
     use_device(device);
     check_memory(setup, machine, place, device);
   });
-  if (world.rank() == 0) warn_of_sharing(machine, place);
+  if (world.rank() == 0) warn_of_sharing(machine, place), warn_of_slow_dtype(setup.dtype, device);
   stay_on_own_cpus(place, setup.threads);
   try {
     const BenchReport report = measure_all(setup, machine, device, world);
@@ -111,7 +113,35 @@ int bench_alone(const BenchOptions& options) {
   use_device(device);
   const PlanMachine machine = describe_bench_machine(setup, place, device, *world);
   check_memory(setup, machine, place, device);
+  warn_of_slow_dtype(setup.dtype, device);
   publish(measure_all(setup, machine, device, *world), options);
+  return int(ExitCode::ok);
+}
+
+// Of one rank: what others would do is to wait.
+int bench_compare(BenchOptions options) {
+  for (const auto& [variable, size] : launcher_environment().world_sizes) {
+    if (size == 1) continue;
+    fail(ExitCode::usage, "--compare runs on one rank, and {} is {}; start it without mpirun, srun or launch",
+         variable, size);
+  }
+  options.meshes = "single";
+  options.steps = options.steps.value_or(20);
+  const BenchSetup setup = open_bench(options, 1);
+  const at::Device device = device_for_rank("auto", 0);
+  std::vector<Variant> variants;
+  for (const std::string& text : options.compare) variants.push_back(parse_variant(text, setup, device));
+  check_outputs(options);
+  const CommPtr world = make_self_communicator("world");
+  note_ranks_met(*world);
+  const RankPlace place;
+  use_device(device);
+  check_memory(setup, describe_bench_machine(setup, place, device, *world), place, device);
+  for (const Variant& variant : variants) warn_of_slow_dtype(variant.dtype, device);
+  const CompareReport report = compare_all(setup, variants, device);
+  set_phase("write");
+  print_output(compare_text(report));
+  if (!options.json.empty()) write_file_atomically(options.json, compare_json(report).dump(2) + "\n");
   return int(ExitCode::ok);
 }
 
@@ -120,6 +150,7 @@ int bench_alone(const BenchOptions& options) {
 int bench_command(const BenchOptions& options) {
   cuda();  // loaded before the first tensor is made (core/cuda_module.h)
   set_phase("bench");
+  if (!options.compare.empty()) return bench_compare(options);
   if (!launcher_environment().launched) return bench_alone(options);
   MpiSession mpi;
   log::set_rank(mpi.world().rank(), mpi.world().size());

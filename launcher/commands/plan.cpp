@@ -29,7 +29,8 @@ PlanMachine planned_machine(const InferConfig& infer, const PlanOptions& options
          machine.nodes(), interconnect_names());
   }
   machine.backend = infer.backend != "auto" ? infer.backend : machine.device == "cuda" ? "nccl" : "mpi";
-  machine.shared_weights = machine.backend == "threads" && machine.device == "cpu" && machine.world > 1;
+  machine.shared_weights =
+      machine.world > 1 && machine.device == "cpu" && (machine.backend == "threads" || infer.share_weights);
   machine.threads_per_rank = int(infer.threads_per_rank.value.value_or(1));
   return machine;
 }

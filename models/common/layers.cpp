@@ -6,6 +6,7 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <c10/core/GradMode.h>
 
+#include "models/common/float8.h"
 #include "models/common/fused.h"
 
 namespace frameshard {
@@ -25,6 +26,7 @@ bool onednn_is_faster() {
 }  // namespace
 
 at::Tensor apply(const Linear& layer, const at::Tensor& x) {
+  if (layer.scale.defined()) return apply_float8(layer, x);
   const bool plain =
       x.is_cpu() && x.scalar_type() == at::kFloat && x.numel() > 0 && !c10::GradMode::is_enabled();
   return plain && onednn_is_faster() ? apply_by_onednn(layer, x) : at::linear(x, layer.weight, layer.bias);
@@ -41,7 +43,8 @@ at::Tensor apply_by_onednn(const Linear& layer, const at::Tensor& x) {
 }
 
 at::Tensor apply_gelu(const Linear& layer, const at::Tensor& x) {
-  if (!x.is_cuda() || x.numel() == 0 || !layer.bias.defined() || c10::GradMode::is_enabled()) {
+  if (!x.is_cuda() || layer.scale.defined() || x.numel() == 0 || !layer.bias.defined() ||
+      c10::GradMode::is_enabled()) {
     return gelu_tanh(apply(layer, x));
   }
   // On CUDA this operation's GELU is the one by tanh; on a CPU it would be the exact one.

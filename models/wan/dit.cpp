@@ -3,9 +3,11 @@
 #include "core/error.h"
 #include "core/io/json_file.h"
 #include "models/common/attention_kernel.h"
+#include "models/common/float8.h"
 #include "models/common/fused.h"
 #include "models/common/layers.h"
 #include "models/common/rope.h"
+#include "models/common/step_cache.h"
 
 namespace frameshard::wan {
 
@@ -131,6 +133,19 @@ TextContext Dit::prepare(const at::Tensor& text) const {
   return context;
 }
 
+// Embeddings and the output's projection keep their precision: they cost next to nothing. The keys and values
+// of the text are computed once a request.
+void Dit::quantize_linear() {
+  for (BlockWeights& block : blocks_) {
+    // Views of the joined layers would keep their weights alive.
+    for (Linear* part : {&block.self.q, &block.self.k, &block.self.v}) *part = {};
+    for (Linear* layer : {&block.self.joined, &block.self.out, &block.cross.q, &block.cross.out,
+                          &block.ffn_in, &block.ffn_out}) {
+      quantize(*layer);
+    }
+  }
+}
+
 Dit::Modulation Dit::modulate(const BlockWeights& block, const at::Tensor& time) const {
   const auto parts = (block.modulation + time).chunk(6, 1);  // time: [B, 6, d], float32
   return {parts[0], parts[1], parts[2], parts[3], parts[4], parts[5]};
@@ -172,8 +187,45 @@ at::Tensor Dit::rope(const std::vector<int64_t>& grid, const at::Device& device)
   return rope_table_;
 }
 
+Dit::Time Dit::embed(const at::Tensor& timestep) const {
+  const at::Tensor sinusoid = timestep_sinusoid(timestep, config_.freq_dim);
+  const at::Tensor embedded = apply(time_out_, at::silu(apply(time_in_, sinusoid))).to(dtype_);
+  return {embedded, apply(time_projection_, at::silu(embedded)).unflatten(1, {6, -1}).to(at::kFloat)};
+}
+
+std::vector<double> Dit::modulation_changes(const at::Tensor& timesteps) const {
+  std::vector<double> changes;
+  at::Tensor former;
+  for (const at::Tensor& timestep : timesteps.split(1)) {
+    const at::Tensor now = embed(timestep).modulation;
+    if (former.defined()) {
+      changes.push_back(((now - former).abs().sum() / former.abs().sum()).item<double>());
+    }
+    former = now;
+  }
+  return changes;
+}
+
+// x [B, S_mine, d] -> the same; may use the memory of x.
+at::Tensor Dit::run_blocks(at::Tensor x, const at::Tensor& time, const TextContext& text,
+                           const at::Tensor& rope, const ParallelSequence& sequence) const {
+  for (size_t i = 0; i < blocks_.size(); ++i) {
+    const BlockWeights& block = blocks_[i];
+    const Modulation m = modulate(block, time);
+    // No part's intermediate results outlive it.
+    x = gated_sum(x,
+                  self_attention(block, norm_modulate(x, m.attention_scale, m.attention_shift, config_.eps),
+                                 rope, sequence),
+                  m.attention_gate);
+    x = x + cross_attention(block, x, text.k[i], text.v[i]);
+    x = gated_sum(x, feed_forward(block, norm_modulate(x, m.ffn_scale, m.ffn_shift, config_.eps)),
+                  m.ffn_gate);
+  }
+  return x;
+}
+
 at::Tensor Dit::predict(const at::Tensor& latents, const at::Tensor& timestep, const TextContext& text,
-                        const ParallelSequence& sequence) const {
+                        const ParallelSequence& sequence, StepCache* cache) const {
   const std::vector<int64_t> grid{latents.size(2) / config_.patch[0], latents.size(3) / config_.patch[1],
                                   latents.size(4) / config_.patch[2]};
   const at::Tensor rope_here = sequence.positions(rope(grid, latents.device()));
@@ -181,24 +233,16 @@ at::Tensor Dit::predict(const at::Tensor& latents, const at::Tensor& timestep, c
   const at::Tensor patches = sequence.enter(patchify(latents.to(dtype_), config_.patch));
   at::Tensor x = apply({patch_embedding_.weight.flatten(1), patch_embedding_.bias}, patches);
 
-  const at::Tensor sinusoid = timestep_sinusoid(timestep, config_.freq_dim);
-  const at::Tensor embedded = apply(time_out_, at::silu(apply(time_in_, sinusoid))).to(dtype_);  // [B, d]
-  const at::Tensor time = apply(time_projection_, at::silu(embedded)).unflatten(1, {6, -1}).to(at::kFloat);
-
-  for (size_t i = 0; i < blocks_.size(); ++i) {
-    const BlockWeights& block = blocks_[i];
-    const Modulation m = modulate(block, time);
-    // No part's intermediate results outlive it.
-    x = gated_sum(x,
-                  self_attention(block, norm_modulate(x, m.attention_scale, m.attention_shift, config_.eps),
-                                 rope_here, sequence),
-                  m.attention_gate);
-    x = x + cross_attention(block, x, text.k[i], text.v[i]);
-    x = gated_sum(x, feed_forward(block, norm_modulate(x, m.ffn_scale, m.ffn_shift, config_.eps)),
-                  m.ffn_gate);
+  const Time time = embed(timestep);
+  if (cache && cache->reuse) {
+    x = x + cache->residual;
+  } else {
+    if (cache) cache->residual = x.clone();  // blocks may use the memory of x
+    x = run_blocks(std::move(x), time.modulation, text, rope_here, sequence);
+    if (cache) at::sub_out(cache->residual, x, cache->residual);
   }
 
-  const auto parts = (modulation_ + embedded.unsqueeze(1)).chunk(2, 1);  // shift, scale: [B, 1, d]
+  const auto parts = (modulation_ + time.embedded.unsqueeze(1)).chunk(2, 1);  // shift, scale: [B, 1, d]
   const at::Tensor normed = norm_modulate(x, parts[1], parts[0], config_.eps);
   const at::Tensor whole = sequence.leave(apply(projection_, normed));
   return unpatchify(whole, config_.patch, grid);

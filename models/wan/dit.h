@@ -49,13 +49,21 @@ class Dit final : public Denoiser {
 
   at::ScalarType dtype() const override { return dtype_; }
   TextContext prepare(const at::Tensor& text) const override;
+  using Denoiser::predict;
   at::Tensor predict(const at::Tensor& latents, const at::Tensor& timestep, const TextContext& text,
-                     const ParallelSequence& sequence) const override;
+                     const ParallelSequence& sequence, StepCache* cache) const override;
+  std::vector<double> modulation_changes(const at::Tensor& timesteps) const override;
+  void quantize_linear() override;
   int64_t token_count(at::IntArrayRef latent_shape) const override;
   std::vector<int64_t> latent_shape(int64_t frames, int64_t height, int64_t width) const override;
 
  private:
   struct Modulation;
+  struct Time {
+    at::Tensor embedded;    ///< [B, d]
+    at::Tensor modulation;  ///< [B, 6, d] float32, which every block adds its own to
+  };
+  Time embed(const at::Tensor& timestep) const;
   Modulation modulate(const BlockWeights& block, const at::Tensor& time) const;
   at::Tensor self_attention(const BlockWeights& block, at::Tensor x, const at::Tensor& rope,
                             const ParallelSequence& sequence) const;
@@ -63,6 +71,8 @@ class Dit final : public Denoiser {
                              const at::Tensor& v) const;
   at::Tensor feed_forward(const BlockWeights& block, const at::Tensor& x) const;
   at::Tensor by_heads(const at::Tensor& x) const;
+  at::Tensor run_blocks(at::Tensor x, const at::Tensor& time, const TextContext& text, const at::Tensor& rope,
+                        const ParallelSequence& sequence) const;
   void list_weights();
   at::Tensor rope(const std::vector<int64_t>& grid, const at::Device& device) const;
 

@@ -44,21 +44,20 @@ class WanCheckpoint final : public Checkpoint {
            "\nvae " + vae_files_.fingerprint() + config_hashes();
   }
 
-  std::unique_ptr<TextEncoder> load_text_encoder(at::ScalarType dtype,
-                                                 const at::Device& device) const override {
+  std::unique_ptr<TextEncoder> load_text_encoder(const LoadOptions& options) const override {
     auto encoder = std::make_unique<Umt5>(text_config_);
     encoder->use_tokenizer(Tokenizer(tokenizer_folder()));
-    load_weights(encoder->weights(), text_files_, dtype, device);
+    load_weights(encoder->weights(), text_files_, options);
     return encoder;
   }
-  std::unique_ptr<Denoiser> load_denoiser(at::ScalarType dtype, const at::Device& device) const override {
-    auto dit = std::make_unique<Dit>(dit_config_, dtype);
-    load_weights(dit->weights(), dit_files_, dtype, device);
+  std::unique_ptr<Denoiser> load_denoiser(const LoadOptions& options) const override {
+    auto dit = std::make_unique<Dit>(dit_config_, options.dtype);
+    load_weights(dit->weights(), dit_files_, options);
     return dit;
   }
-  std::unique_ptr<Vae> load_vae(at::ScalarType dtype, const at::Device& device) const override {
+  std::unique_ptr<Vae> load_vae(const LoadOptions& options) const override {
     auto vae = std::make_unique<WanVae>(vae_config_);
-    load_weights(vae->weights(), vae_files_, dtype, device);
+    load_weights(vae->weights(), vae_files_, options);
     return vae;
   }
   std::unique_ptr<NoiseSchedule> schedule(const SchedulerConfig& overrides, int64_t steps) const override {

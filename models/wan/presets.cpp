@@ -20,10 +20,10 @@ class RandomWan final : public DenoiserSource {
     return facts;
   }
 
-  std::unique_ptr<Denoiser> load_denoiser(at::ScalarType dtype, const at::Device& device) const override {
+  std::unique_ptr<Denoiser> load_denoiser(const LoadOptions& options) const override {
     constexpr uint64_t seed = 0;  // the same weights on every rank
-    auto dit = std::make_unique<Dit>(config_, dtype);
-    randomize_weights(dit->weights(), dtype, device, seed);
+    auto dit = std::make_unique<Dit>(config_, options.dtype);
+    randomize_weights(dit->weights(), options.dtype, options.device, seed);
     return dit;
   }
 

@@ -144,6 +144,16 @@ WanVae::WanVae(const VaeConfig& config) : config_(config) {
 
 void WanVae::decode(const at::Tensor& latents, Rows rows,
                     const std::function<void(const at::Tensor&)>& sink) const {
+  decode_band(latents, rows, [&](const at::Tensor& frames) { sink(frames.clamp_(-1.0, 1.0)); });
+}
+
+void WanVae::decode_unlimited(const at::Tensor& latents,
+                              const std::function<void(const at::Tensor&)>& sink) const {
+  decode_band(latents, {0, latents.size(3)}, sink);
+}
+
+void WanVae::decode_band(const at::Tensor& latents, Rows rows,
+                         const std::function<void(const at::Tensor&)>& sink) const {
   const auto options = dequantize_.weight.options();
   const std::vector<int64_t> channels{1, config_.latent_channels, 1, 1, 1};
   const at::Tensor mean =
@@ -155,7 +165,7 @@ void WanVae::decode(const at::Tensor& latents, Rows rows,
   FrameCache cache;
   for (int64_t i = 0; i < z.size(2); ++i) {
     cache.rewind();
-    sink(decoder_(z.narrow(2, i, 1), band, cache).clamp_(-1.0, 1.0));
+    sink(decoder_(z.narrow(2, i, 1), band, cache));
   }
 }
 

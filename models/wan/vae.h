@@ -117,9 +117,14 @@ class WanVae final : public Vae {
   using Vae::decode;
   void decode(const at::Tensor& latents, Rows rows,
               const std::function<void(const at::Tensor&)>& sink) const override;
+  void decode_unlimited(const at::Tensor& latents,
+                        const std::function<void(const at::Tensor&)>& sink) const override;
   at::Tensor encode(const at::Tensor& frames) const override;
 
  private:
+  void decode_band(const at::Tensor& latents, Rows rows,
+                   const std::function<void(const at::Tensor&)>& sink) const;
+
   VaeConfig config_;
   WeightList weights_;
   Decoder decoder_;

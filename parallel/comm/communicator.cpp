@@ -21,11 +21,17 @@ std::vector<int64_t> offsets_of(const Counts& counts) {
   return offsets;
 }
 
-// Counts, times and traces one collective for as long as it lives.
+// Counts, times and traces one collective for as long as it lives. The wait for one that was started is timed
+// and traced alone.
 class Communicator::Gate {
  public:
-  Gate(Communicator& comm, const char* operation, int64_t bytes_sent)
+  enum class Kind { whole, start, wait };
+  Gate(Communicator& comm, const char* operation, int64_t bytes_sent, Kind kind = Kind::whole)
       : comm_(comm), operation_(operation), bytes_sent_(bytes_sent), start_(TraceClock::now()) {
+    require(kind != Kind::whole || comm.pending_ == 0,
+            "{} on {}, rank {}: {} exchanges were started and not waited for", operation, comm.name(),
+            comm.rank(), comm.pending_);
+    if (kind == Kind::wait) return;
     ++comm_.stats_.calls;
     comm_.stats_.bytes_sent += bytes_sent;
   }
@@ -93,19 +99,65 @@ at::Tensor Communicator::reduce_scatter(const at::Tensor& whole, const Counts& c
   return out;
 }
 
-at::Tensor Communicator::all_to_all(const at::Tensor& send, const Counts& send_counts,
-                                    const Counts& recv_counts) {
+// Checks the arguments of an exchange; memory for what comes.
+at::Tensor Communicator::checked_out(const at::Tensor& send, const Counts& send_counts,
+                                     const Counts& recv_counts) {
   check_counts(*this, "all_to_all", send_counts);
   check_counts(*this, "all_to_all", recv_counts);
   check_flat(*this, "all_to_all", send, sum(send_counts));
   const auto me = size_t(rank_);
   require(send_counts[me] == recv_counts[me], "all_to_all on {}: sends itself {} elements and expects {}",
           name_, send_counts[me], recv_counts[me]);
-  if (size_ == 1) return send.view({-1});
-  at::Tensor out = at::empty({sum(recv_counts)}, send.options());
-  Gate gate(*this, "all_to_all", (send.numel() - send_counts[me]) * send.element_size());
+  return size_ == 1 ? send.view({-1}) : exchange_buffer(sum(recv_counts), send.options());
+}
+
+at::Tensor Communicator::all_to_all(const at::Tensor& send, const Counts& send_counts,
+                                    const Counts& recv_counts) {
+  at::Tensor out = checked_out(send, send_counts, recv_counts);
+  if (size_ == 1) return out;
+  Gate gate(*this, "all_to_all", (send.numel() - send_counts[size_t(rank_)]) * send.element_size());
   do_all_to_all(send, out, send_counts, recv_counts);
   return out;
+}
+
+std::unique_ptr<PendingExchange> Communicator::start_all_to_all(const at::Tensor& send,
+                                                                const Counts& send_counts,
+                                                                const Counts& recv_counts) {
+  at::Tensor out = checked_out(send, send_counts, recv_counts);
+  PendingExchange::Work work;
+  if (size_ > 1) {
+    Gate gate(*this, "all_to_all_start", (send.numel() - send_counts[size_t(rank_)]) * send.element_size(),
+              Gate::Kind::start);
+    work = do_start_all_to_all(send, out, send_counts, recv_counts);
+  }
+  return std::make_unique<PendingExchange>(*this, send, std::move(out), std::move(work));
+}
+
+PendingExchange::Work Communicator::do_start_all_to_all(const at::Tensor& send, at::Tensor& out,
+                                                        const Counts& send_counts,
+                                                        const Counts& recv_counts) {
+  do_all_to_all(send, out, send_counts, recv_counts);
+  return {};
+}
+
+PendingExchange::PendingExchange(Communicator& comm, at::Tensor send, at::Tensor out, Work work)
+    : comm_(comm), send_(std::move(send)), out_(std::move(out)), work_(std::move(work)) {
+  ++comm_.pending_;
+}
+
+PendingExchange::~PendingExchange() {
+  if (out_.defined()) --comm_.pending_;
+}
+
+at::Tensor PendingExchange::wait() {
+  require(out_.defined(), "an exchange on {}, rank {}, was waited for twice", comm_.name(), comm_.rank());
+  if (work_) {
+    Communicator::Gate gate(comm_, "all_to_all_wait", 0, Communicator::Gate::Kind::wait);
+    std::exchange(work_, nullptr)();
+  }
+  send_.reset();
+  --comm_.pending_;
+  return std::move(out_);
 }
 
 void Communicator::broadcast(at::Tensor& tensor, int root) {

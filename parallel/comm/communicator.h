@@ -3,6 +3,7 @@
 // collectives.h).
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -26,6 +27,26 @@ struct CommStats {
   double seconds = 0;      ///< inside collectives, waiting included; under NCCL until the work is enqueued
 };
 
+/// An all_to_all that was started. Dropped without wait() only where this rank fails.
+class PendingExchange {
+ public:
+  /// What wait() still has to do; empty where the backend was done at the start. Owns what it needs.
+  using Work = std::function<void()>;
+
+  PendingExchange(Communicator& comm, at::Tensor send, at::Tensor out, Work work);
+  PendingExchange(const PendingExchange&) = delete;
+  PendingExchange& operator=(const PendingExchange&) = delete;
+  ~PendingExchange();
+
+  /// What all_to_all returns, for use on the current stream; once.
+  at::Tensor wait();
+
+ private:
+  Communicator& comm_;
+  at::Tensor send_, out_;  // both in use until it has ended
+  Work work_;
+};
+
 /// Every public operation goes through one gate: check the arguments, note what is running (for error
 /// reports), time it, and call the backend's do_… of the same name. All ranks of the group must call it, in
 /// the same order.
@@ -47,6 +68,18 @@ class Communicator {
   at::Tensor reduce_scatter(const at::Tensor& whole, const Counts& counts);
   /// send[j] elements to rank j, recv[i] elements from rank i; both in rank order. Zero counts move nothing.
   at::Tensor all_to_all(const at::Tensor& send, const Counts& send_counts, const Counts& recv_counts);
+  /// The same, which may go on while this rank computes; `send` must not be changed before wait(). Until all
+  /// that were started are waited for, the group has no other collective. Every rank starts the same ones in
+  /// the same order.
+  std::unique_ptr<PendingExchange> start_all_to_all(const at::Tensor& send, const Counts& send_counts,
+                                                    const Counts& recv_counts);
+  /// Whether what was started goes on beside computation without this rank's doing.
+  virtual bool exchanges_beside_work() const { return false; }
+  /// Uninitialised memory for what is sent by all_to_all, [elements]; where it moves faster from memory that
+  /// the backend knows, such memory.
+  virtual at::Tensor exchange_buffer(int64_t elements, const at::TensorOptions& options) {
+    return at::empty({elements}, options);
+  }
   void broadcast(at::Tensor& tensor, int root);
   /// Waiting here leaves the core to others.
   void barrier();
@@ -69,6 +102,9 @@ class Communicator {
   virtual void do_reduce_scatter(const at::Tensor& whole, at::Tensor& out, const Counts& counts) = 0;
   virtual void do_all_to_all(const at::Tensor& send, at::Tensor& out, const Counts& send_counts,
                              const Counts& recv_counts) = 0;
+  /// Unless overridden: all of it at once.
+  virtual PendingExchange::Work do_start_all_to_all(const at::Tensor& send, at::Tensor& out,
+                                                    const Counts& send_counts, const Counts& recv_counts);
   virtual void do_broadcast(at::Tensor& tensor, int root) = 0;
   virtual void do_barrier() = 0;
   virtual CommPtr do_split(int color, int key, const std::string& name) = 0;
@@ -77,8 +113,10 @@ class Communicator {
 
  private:
   class Gate;
+  friend class PendingExchange;
+  at::Tensor checked_out(const at::Tensor& send, const Counts& send_counts, const Counts& recv_counts);
 
-  int rank_, size_;
+  int rank_, size_, pending_ = 0;
   std::string name_;
   CommStats stats_;
 };

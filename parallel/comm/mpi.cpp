@@ -86,6 +86,30 @@ void from_host(const at::Tensor& host, at::Tensor& tensor) {
   if (!tensor.is_cpu()) tensor.copy_(host);
 }
 
+// What is under way of one exchange, and the memory that MPI reads and writes meanwhile.
+class Messages {
+ public:
+  Messages(const Communicator& comm, at::Tensor from, at::Tensor to)
+      : comm_(comm), from_(std::move(from)), to_(std::move(to)) {}
+  Messages(const Messages&) = delete;
+  Messages& operator=(const Messages&) = delete;
+  // A rank that fails meanwhile must not wait for the others; MPI may still write, so the memory stays.
+  ~Messages() {
+    if (!requests_.empty()) new std::vector<at::Tensor>{from_, to_};
+  }
+
+  MPI_Request* add() { return &requests_.emplace_back(MPI_REQUEST_NULL); }
+  void finish() {
+    check(MPI_Waitall(int(requests_.size()), requests_.data(), MPI_STATUSES_IGNORE), "all_to_all", comm_);
+    requests_.clear();
+  }
+
+ private:
+  const Communicator& comm_;
+  at::Tensor from_, to_;
+  std::vector<MPI_Request> requests_;
+};
+
 class MpiCommunicator final : public Communicator {
  public:
   MpiCommunicator(MPI_Comm comm, int rank, int size, std::string name)
@@ -128,38 +152,53 @@ class MpiCommunicator final : public Communicator {
     out.copy_(to);
   }
 
-  // Point to point: a ring's neighbours exchange through this too, and pairs with nothing to say send
-  // nothing.
   void do_all_to_all(const at::Tensor& send, at::Tensor& out, const Counts& send_counts,
                      const Counts& recv_counts) override {
     const at::Tensor from = to_host(send), to = pinned_like(out);
+    start_messages(from, to, send_counts, recv_counts)->finish();
+    from_host(to, out);
+  }
+
+  // On host memory; what lies on a device is moved at once, since its copies would wait here anyway.
+  PendingExchange::Work do_start_all_to_all(const at::Tensor& send, at::Tensor& out,
+                                            const Counts& send_counts, const Counts& recv_counts) override {
+    if (!send.is_cpu()) {
+      do_all_to_all(send, out, send_counts, recv_counts);
+      return {};
+    }
+    return [messages = start_messages(send, out, send_counts, recv_counts)] { messages->finish(); };
+  }
+
+  // Point to point: a ring's neighbours exchange through this too, and pairs with nothing to say send
+  // nothing. Several may be under way: MPI keeps the order of messages between two ranks.
+  std::shared_ptr<Messages> start_messages(const at::Tensor& from, const at::Tensor& to,
+                                           const Counts& send_counts, const Counts& recv_counts) {
     const auto send_at = offsets_of(send_counts), recv_at = offsets_of(recv_counts);
     const MPI_Datatype type = moved_type(from);
     const int64_t each = from.element_size();
     auto* source = static_cast<char*>(from.data_ptr());
     auto* target = static_cast<char*>(to.data_ptr());
-    std::vector<MPI_Request> requests;
+    auto messages = std::make_shared<Messages>(*this, from, to);
     for (int step = 1; step < size();
          ++step) {  // nearest ranks first, so that not all write to rank 0 at once
       const auto peer = size_t((rank() - step + size()) % size());
       if (recv_counts[peer] == 0) continue;
       check(MPI_Irecv(target + recv_at[peer] * each, to_int(recv_counts[peer]), type, int(peer), tag, comm_,
-                      &requests.emplace_back()),
+                      messages->add()),
             "all_to_all", *this);
     }
     for (int step = 1; step < size(); ++step) {
       const auto peer = size_t((rank() + step) % size());
       if (send_counts[peer] == 0) continue;
       check(MPI_Isend(source + send_at[peer] * each, to_int(send_counts[peer]), type, int(peer), tag, comm_,
-                      &requests.emplace_back()),
+                      messages->add()),
             "all_to_all", *this);
     }
     const auto me = size_t(rank());
     if (send_counts[me] > 0) {
       std::memcpy(target + recv_at[me] * each, source + send_at[me] * each, size_t(send_counts[me] * each));
     }
-    check(MPI_Waitall(int(requests.size()), requests.data(), MPI_STATUSES_IGNORE), "all_to_all", *this);
-    from_host(to, out);
+    return messages;
   }
 
   void do_broadcast(at::Tensor& tensor, int root) override {

@@ -8,6 +8,7 @@
 #include <nccl.h>
 
 #include "core/error.h"
+#include "parallel/comm/nccl_buffers.h"
 
 namespace frameshard {
 namespace {
@@ -45,13 +46,37 @@ ncclRedOp_t nccl_op(ReduceOp op) {
   return op == ReduceOp::sum ? ncclSum : op == ReduceOp::max ? ncclMax : ncclMin;
 }
 
-// Work goes to the current stream: tensors made and used on it need no further synchronisation.
+void check_cuda(cudaError_t status, const char* what) {
+  if (status != cudaSuccess)
+    fail(ExitCode::unavailable, "CUDA: {} failed: {}", what, cudaGetErrorString(status));
+}
+
+// A moment of one stream that another one waits for, without the host.
+class StreamEvent {
+ public:
+  StreamEvent() { check_cuda(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), "making an event"); }
+  StreamEvent(const StreamEvent&) = delete;
+  StreamEvent& operator=(const StreamEvent&) = delete;
+  ~StreamEvent() { cudaEventDestroy(event_); }
+
+  void record(cudaStream_t stream) { check_cuda(cudaEventRecord(event_, stream), "recording an event"); }
+  void block(cudaStream_t stream) const {
+    check_cuda(cudaStreamWaitEvent(stream, event_, 0), "waiting for an event");
+  }
+
+ private:
+  cudaEvent_t event_ = nullptr;
+};
+
+// Work goes to the current stream, but for exchanges that are started: tensors made and used on it need no
+// further synchronisation.
 class NcclCommunicator final : public Communicator {
  public:
   NcclCommunicator(CommPtr bootstrap, int device)
       : Communicator(bootstrap->rank(), bootstrap->size(), bootstrap->name()),
         bootstrap_(std::move(bootstrap)),
-        device_(device) {
+        device_(device),
+        beside_(c10::cuda::getStreamFromPool(/*isHighPriority=*/true, c10::DeviceIndex(device))) {
     c10::cuda::set_device(c10::DeviceIndex(device_));
     ncclUniqueId id{};
     if (rank() == 0) check(ncclGetUniqueId(&id), "making an id", name());
@@ -60,14 +85,21 @@ class NcclCommunicator final : public Communicator {
     bootstrap_->broadcast(bytes, 0);
     std::memcpy(&id, bytes.data_ptr(), sizeof id);
     check(ncclCommInitRank(&comm_, size(), id, rank()), "starting a group", name());
+    buffers_ = std::make_shared<NcclBuffers>(comm_, name());
   }
   ~NcclCommunicator() override {
+    buffers_->close();
     // Destroying waits for the other ranks; a rank that fails alone must not.
     if (std::uncaught_exceptions() > 0) {
       ncclCommAbort(comm_);
     } else {
       ncclCommDestroy(comm_);
     }
+  }
+
+  bool exchanges_beside_work() const override { return true; }
+  at::Tensor exchange_buffer(int64_t elements, const at::TensorOptions& options) override {
+    return buffers_->take(elements, options);
   }
 
  private:
@@ -93,8 +125,8 @@ class NcclCommunicator final : public Communicator {
     const auto begins = offsets_of(recv);
     check(ncclGroupStart(), "all_gather", name());
     for (int peer = 0; peer < size(); ++peer) {
-      send(mine, 0, mine.numel(), peer);
-      receive(out, begins[size_t(peer)], recv[size_t(peer)], peer);
+      send(mine, 0, mine.numel(), peer, stream());
+      receive(out, begins[size_t(peer)], recv[size_t(peer)], peer, stream());
     }
     check(ncclGroupEnd(), "all_gather", name());
   }
@@ -117,12 +149,31 @@ class NcclCommunicator final : public Communicator {
 
   void do_all_to_all(const at::Tensor& from, at::Tensor& out, const Counts& send_counts,
                      const Counts& recv_counts) override {
+    exchange(from, out, send_counts, recv_counts, stream());
+  }
+
+  // On a stream of its own, between an event that it waits for and one that wait() makes the current stream
+  // wait for. Both tensors are held until then, so that their memory is used again only behind that event:
+  // the allocator need not be told of the second stream.
+  PendingExchange::Work do_start_all_to_all(const at::Tensor& from, at::Tensor& out,
+                                            const Counts& send_counts, const Counts& recv_counts) override {
+    StreamEvent ready;
+    ready.record(stream());
+    ready.block(beside_.stream());
+    exchange(from, out, send_counts, recv_counts, beside_.stream());
+    auto done = std::make_shared<StreamEvent>();
+    done->record(beside_.stream());
+    return [this, done] { done->block(stream()); };
+  }
+
+  void exchange(const at::Tensor& from, at::Tensor& out, const Counts& send_counts, const Counts& recv_counts,
+                cudaStream_t on) {
     const auto send_at = offsets_of(send_counts), recv_at = offsets_of(recv_counts);
     check(ncclGroupStart(), "all_to_all", name());
     for (int peer = 0; peer < size(); ++peer) {
       const auto i = size_t(peer);
-      send(from, send_at[i], send_counts[i], peer);
-      receive(out, recv_at[i], recv_counts[i], peer);
+      send(from, send_at[i], send_counts[i], peer, on);
+      receive(out, recv_at[i], recv_counts[i], peer, on);
     }
     check(ncclGroupEnd(), "all_to_all", name());
   }
@@ -139,20 +190,20 @@ class NcclCommunicator final : public Communicator {
     return std::make_unique<NcclCommunicator>(bootstrap_->split(color, key, name), device_);
   }
 
-  void send(const at::Tensor& from, int64_t begin, int64_t count, int peer) {
-    if (count > 0)
-      check(ncclSend(element_at(from, begin), size_t(count), nccl_type(from), peer, comm_, stream()), "send",
-            name());
+  void send(const at::Tensor& from, int64_t begin, int64_t count, int peer, cudaStream_t on) {
+    if (count == 0) return;
+    check(ncclSend(element_at(from, begin), size_t(count), nccl_type(from), peer, comm_, on), "send", name());
   }
-  void receive(const at::Tensor& to, int64_t begin, int64_t count, int peer) {
-    if (count > 0)
-      check(ncclRecv(element_at(to, begin), size_t(count), nccl_type(to), peer, comm_, stream()), "receive",
-            name());
+  void receive(const at::Tensor& to, int64_t begin, int64_t count, int peer, cudaStream_t on) {
+    if (count == 0) return;
+    check(ncclRecv(element_at(to, begin), size_t(count), nccl_type(to), peer, comm_, on), "receive", name());
   }
 
   CommPtr bootstrap_;
   int device_;
   ncclComm_t comm_ = nullptr;
+  c10::cuda::CUDAStream beside_;  // before other work, so that it need not wait for room on the device
+  std::shared_ptr<NcclBuffers> buffers_;
 };
 
 }  // namespace

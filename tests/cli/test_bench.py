@@ -63,6 +63,16 @@ def test_bytes_are_those_of_the_plan():
         assert cases[mesh, guidance > 1]["bytes_sent_a_step"] == max(sent)
 
 
+def test_exchanges_in_chunks_move_the_same_bytes():
+    """--overlap on against off."""
+    sent = []
+    for overlap in ("off", "on"):
+        succeed(run([*SMALL, "--meshes", "cp2", "--overlap", overlap, "--cuda-graph", "off", "--json", "bench.json"], ranks=2))
+        cases = check_consistent(json.loads(Path("bench.json").read_text()), steps=1)
+        sent.append(cases["cp2", False]["bytes_sent_a_step"])
+    assert sent[0] == sent[1] > 0
+
+
 def test_random_weights_and_more_ranks_than_a_mesh_has():
     """No files at all; ranks that have no part in a mesh wait, and more ranks than cores are told."""
     args = ["bench", "--model", "wan-middle", "--size", "32x32x1", "--steps", "2", "--warmup", "1",
@@ -98,6 +108,8 @@ def test_plot():
         (["--steps", "0"], 64, "--steps"),
         (["--warmup", "0"], 64, "--warmup"),
         (["--dtype", "int8"], 64, "--dtype"),
+        (["--overlap", "yes"], 64, "--overlap"),
+        (["--cuda-graph", "1"], 64, "--cuda-graph"),
         (["--json", "missing/bench.json"], 74, "missing/bench.json"),
         (["--plot", "missing/bench.png"], 74 if shutil.which("gnuplot") else 69, "bench.png" if shutil.which("gnuplot") else ""),
     ],

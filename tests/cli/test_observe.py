@@ -100,6 +100,14 @@ def test_profile_under_mpi():
     check_trace(OUTPUT, 2, {"cf"})
 
 
+def test_profile_of_exchanges_beside_attention():
+    """Their bytes count once, at the start; what is left of them is waited for between other work."""
+    small_job()
+    succeed(run(["run", "--profile", "job.yaml", "infer.diffusion.cp_size=2", "infer.overlap_exchange=on"], ranks=2))
+    names = {event["name"] for event in check_trace(OUTPUT, 2, {"cp"})}
+    assert {"all_to_all_start cp{0,1}", "all_to_all_wait cp{0,1}"} <= names and "all_to_all cp{0,1}" not in names
+
+
 def test_each_video_of_a_list_has_its_trace():
     """Each begins where the one before it ended."""
     write_config(".", "list", requests=[{"seed": 1}, {"seed": 2}])

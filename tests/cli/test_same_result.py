@@ -45,6 +45,15 @@ def test_equals_one_rank(how, split, one_rank):
     assert_same_video("outputs/split", one_rank)
 
 
+@pytest.mark.parametrize("how, split", [("mpirun", "hybrid"), ("mpirun", "ulysses 3"), ("threads", "ulysses x ring")])
+def test_attention_while_heads_are_exchanged(how, split, one_rank):
+    ranks, diffusion, attention = SPLITS[split]
+    infer = {"diffusion": diffusion, "attention": attention, "overlap_exchange": "on"}
+    write_config(".", "split", request=REQUEST, infer=infer)
+    succeed(STARTS[how](ranks, ["run", "split.yaml"]))
+    assert_same_video("outputs/split", one_rank)
+
+
 def test_split_is_chosen(one_rank):
     """Sizes left at auto use all ranks: guidance first, then the sequence."""
     write_config(".", "split", request=REQUEST)

@@ -127,26 +127,26 @@ std::unique_ptr<wan::Dit> random_1_3b() {
 
 TEST_CASE("a forward on CUDA equals the CPU's") {
   const RandomFolder folder;
-  const at::Tensor wanted = predict_alone(*folder->load_denoiser(at::kFloat, cpu), cpu);
-  check_finite_and_close(predict_alone(*folder->load_denoiser(at::kFloat, gpu), gpu), wanted, 1e-4);
-  check_finite_and_close(predict_alone(*folder->load_denoiser(at::kBFloat16, gpu), gpu), wanted, 2e-2);
+  const at::Tensor wanted = predict_alone(*folder->load_denoiser({at::kFloat, cpu}), cpu);
+  check_finite_and_close(predict_alone(*folder->load_denoiser({at::kFloat, gpu}), gpu), wanted, 1e-4);
+  check_finite_and_close(predict_alone(*folder->load_denoiser({at::kBFloat16, gpu}), gpu), wanted, 2e-2);
 }
 
 TEST_CASE("a VAE's frames on CUDA equal the CPU's") {
   const RandomFolder folder;
-  const at::Tensor wanted = decode(*folder->load_vae(at::kFloat, cpu), cpu);
+  const at::Tensor wanted = decode(*folder->load_vae({at::kFloat, cpu}), cpu);
   CHECK(wanted.sizes() == at::IntArrayRef({1, 3, 9, 32, 48}));
-  check_finite_and_close(decode(*folder->load_vae(at::kFloat, gpu), gpu), wanted, 1e-2);  // cuDNN's TF32
-  check_finite_and_close(decode(*folder->load_vae(at::kBFloat16, gpu), gpu), wanted, 5e-2);
+  check_finite_and_close(decode(*folder->load_vae({at::kFloat, gpu}), gpu), wanted, 1e-2);  // cuDNN's TF32
+  check_finite_and_close(decode(*folder->load_vae({at::kBFloat16, gpu}), gpu), wanted, 5e-2);
 }
 
 TEST_CASE("a text's embedding on CUDA equals the CPU's") {
   const RandomFolder folder;
   const c10::NoGradGuard no_grad;
   const std::string prompt = "A red ball rolls down a hill.";
-  const at::Tensor wanted = folder->load_text_encoder(at::kFloat, cpu)->encode(prompt, 64);
-  check_finite_and_close(folder->load_text_encoder(at::kFloat, gpu)->encode(prompt, 64), wanted, 1e-4);
-  check_finite_and_close(folder->load_text_encoder(at::kBFloat16, gpu)->encode(prompt, 64), wanted, 3e-2);
+  const at::Tensor wanted = folder->load_text_encoder({at::kFloat, cpu})->encode(prompt, 64);
+  check_finite_and_close(folder->load_text_encoder({at::kFloat, gpu})->encode(prompt, 64), wanted, 1e-4);
+  check_finite_and_close(folder->load_text_encoder({at::kBFloat16, gpu})->encode(prompt, 64), wanted, 3e-2);
 }
 
 TEST_CASE("collectives move CUDA tensors between ranks that share a GPU") {
@@ -173,9 +173,9 @@ TEST_CASE("collectives move CUDA tensors between ranks that share a GPU") {
 
 TEST_CASE("Ulysses, ring and both over ranks that share a GPU give one CPU rank's prediction") {
   const RandomFolder folder;
-  const at::Tensor wanted = predict_alone(*folder->load_denoiser(at::kFloat, cpu), cpu);
+  const at::Tensor wanted = predict_alone(*folder->load_denoiser({at::kFloat, cpu}), cpu);
   for (const auto& [dtype, tolerance] : {std::pair(at::kFloat, 1e-4), {at::kBFloat16, 2e-2}}) {
-    const auto denoiser = folder->load_denoiser(dtype, gpu);
+    const auto denoiser = folder->load_denoiser({dtype, gpu});
     on_ranks({2, 4}, [&, limit = tolerance](Communicator& comm) {
       cuda()->set_device(0);
       for (int ulysses : {1, 2, 4}) {

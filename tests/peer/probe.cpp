@@ -3,6 +3,7 @@
 //   frameshard_probe text FOLDER MAX_LENGTH PROMPT OUT.safetensors    -> "text"
 //   frameshard_probe forward FOLDER IN OUT      latents, timestep, text -> "prediction"
 //   frameshard_probe decode FOLDER IN OUT       latents -> "frames"
+//   frameshard_probe decode_tiled FOLDER IN OUT latents -> "frames", of overlapping tiles
 //   frameshard_probe encode FOLDER IN OUT       frames -> "moments"
 //   frameshard_probe time_forward FOLDER IN     forward or decode once for each line of stdin,
 //   frameshard_probe time_decode FOLDER IN      with a line {"seconds": 0.123} for each
@@ -20,6 +21,7 @@
 #include "core/io/safetensors.h"
 #include "core/rng.h"
 #include "models/checkpoint.h"
+#include "models/tiled_decode.h"
 #include "parallel/comm/self.h"
 
 int probe_tokenize(int argc, char** argv);
@@ -38,7 +40,7 @@ void save(const char* file, const std::string& name, const at::Tensor& tensor) {
 using Work = std::function<at::Tensor()>;
 
 Work forward(const Checkpoint& checkpoint, const WeightFiles& in) {
-  const std::shared_ptr<Denoiser> denoiser = checkpoint.load_denoiser(at::kFloat, cpu);
+  const std::shared_ptr<Denoiser> denoiser = checkpoint.load_denoiser({at::kFloat, cpu});
   return [=, latents = in.read("latents"), timestep = in.read("timestep"), text = in.read("text")] {
     const CommPtr self = make_self_communicator();
     const AttentionPtr attention = make_local_attention();
@@ -49,12 +51,22 @@ Work forward(const Checkpoint& checkpoint, const WeightFiles& in) {
 }
 
 Work decode(const Checkpoint& checkpoint, const WeightFiles& in) {
-  const std::shared_ptr<Vae> vae = checkpoint.load_vae(at::kFloat, cpu);
+  const std::shared_ptr<Vae> vae = checkpoint.load_vae({at::kFloat, cpu});
   return [=, latents = in.read("latents")] {
     std::vector<at::Tensor> parts;
     vae->decode(latents, [&](const at::Tensor& frames) { parts.push_back(frames); });
     return at::cat(parts, 2);
   };
+}
+
+at::Tensor decode_tiled(const Checkpoint& checkpoint, const at::Tensor& latents) {
+  const auto vae = checkpoint.load_vae({at::kFloat, cpu});
+  const int64_t scale = 8, frames = 4 * (latents.size(2) - 1) + 1;
+  at::Tensor picture = at::full({1, 3, frames, scale * latents.size(3), scale * latents.size(4)}, NAN);
+  decode_tiled(*vae, latents, {}, *make_self_communicator(), [&](const Area& area, const at::Tensor& part) {
+    picture.narrow(3, area.top, area.height).narrow(4, area.left, area.width).copy_(part);
+  });
+  return picture;
 }
 
 // So that whoever drives it may take turns with another program.
@@ -80,19 +92,21 @@ int probe(const std::string& what, int argc, char** argv) {
   const CheckpointPtr checkpoint = open_checkpoint(argv[0]);
   if (what == "text") {
     const at::Tensor text =
-        checkpoint->load_text_encoder(at::kFloat, cpu)->encode(argv[2], std::atoll(argv[1]));
+        checkpoint->load_text_encoder({at::kFloat, cpu})->encode(argv[2], std::atoll(argv[1]));
     save(argv[3], "text", text);
   } else if (what == "forward") {
     save(argv[2], "prediction", forward(*checkpoint, WeightFiles::open(argv[1]))());
   } else if (what == "decode") {
     save(argv[2], "frames", decode(*checkpoint, WeightFiles::open(argv[1]))());
+  } else if (what == "decode_tiled") {
+    save(argv[2], "frames", decode_tiled(*checkpoint, WeightFiles::open(argv[1]).read("latents")));
   } else if (what == "time_forward") {
     time_each_line(forward(*checkpoint, WeightFiles::open(argv[1])));
   } else if (what == "time_decode") {
     time_each_line(decode(*checkpoint, WeightFiles::open(argv[1])));
   } else if (what == "encode") {
     save(argv[2], "moments",
-         checkpoint->load_vae(at::kFloat, cpu)->encode(WeightFiles::open(argv[1]).read("frames")));
+         checkpoint->load_vae({at::kFloat, cpu})->encode(WeightFiles::open(argv[1]).read("frames")));
   } else {
     fail(ExitCode::usage, "unknown probe {}", what);
   }

@@ -28,7 +28,7 @@ class RandomModel {
     sizes.heads = heads, sizes.head_dim = 12;
     write_random_folder(folder_, sizes, fs::path(FRAMESHARD_SOURCE_DIR) / "examples/shapes/tokenizer");
     checkpoint_ = open_checkpoint(folder_);
-    denoiser_ = checkpoint_->load_denoiser(dtype, cpu);
+    denoiser_ = checkpoint_->load_denoiser({dtype, cpu});
     facts_ = checkpoint_->facts(dtype, at::kFloat);
   }
   ~RandomModel() {

@@ -66,6 +66,10 @@ RunConfig filled(const std::string& text) {
   config.infer.device = "cpu";
   config.infer.threads_per_rank = {9};
   config.infer.vae_parallel_size = {3};
+  config.infer.share_weights = false;
+  config.infer.overlap_exchange = "on";
+  config.infer.cuda_graph = "off";
+  config.lossy = {0.1 + 0.2, true, "on"};
   config.scheduler = {3.0000000000000004, "euler", "wan"};
   config.output = {"o" + text, 24, true, true};
   config.name = "a";
@@ -184,7 +188,8 @@ TEST_CASE("the hash covers what determines the result") {
                            "infer.device=cpu", "request.id=x"}) {
     CHECK(config_hash(overridden({same})) == hash);
   }
-  for (const char* other : {"request.seed=1", "request.prompt=q", "model.path=n", "scheduler.sigmas=wan"}) {
+  for (const char* other : {"request.seed=1", "request.prompt=q", "model.path=n", "scheduler.sigmas=wan",
+                            "lossy.step_cache=0.1", "lossy.vae_tiling=on"}) {
     CHECK(config_hash(overridden({other})) != hash);
   }
 }
@@ -221,6 +226,12 @@ TEST_CASE("all keys, so that a changed option is noticed") {
                                          "infer.threads_per_rank",
                                          "infer.vae_parallel_size",
                                          "infer.pin_threads",
+                                         "infer.share_weights",
+                                         "infer.overlap_exchange",
+                                         "infer.cuda_graph",
+                                         "lossy.step_cache",
+                                         "lossy.float8_linear",
+                                         "lossy.vae_tiling",
                                          "scheduler.flow_shift",
                                          "scheduler.solver",
                                          "scheduler.sigmas",

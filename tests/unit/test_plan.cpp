@@ -187,6 +187,24 @@ TEST_CASE("a plan's numbers follow from its sizes") {
   CHECK(one.costs.peak_bytes >= one.costs.text_bytes);
 }
 
+TEST_CASE("ranks of a node that share weights hold a part each") {
+  PlanMachine machine{.world = 8, .ranks_per_node = 4, .device = "cpu", .backend = "mpi"};
+  const RunConfig config = config_with({.cp = 4, .cfg = 2});
+  const RankCosts apart = make_plan(config, facts_1_3b(), machine).costs;
+  machine.shared_weights = true;
+  const RankCosts shared = make_plan(config, facts_1_3b(), machine).costs;
+  const int64_t weights = facts_1_3b().denoiser_bytes + facts_1_3b().vae_bytes;
+  CHECK(apart.weight_bytes == weights);
+  CHECK(shared.weight_bytes == weights / 4);  // of its node, not of the world
+  CHECK(apart.denoise_bytes - shared.denoise_bytes == weights - weights / 4);
+  CHECK(apart.decode_bytes - shared.decode_bytes == weights - weights / 4);
+  // One rank alone encodes the text, and each is a process of its own.
+  CHECK(shared.text_bytes == apart.text_bytes);
+  CHECK(shared.peak_bytes > shared.text_bytes);
+  machine.backend = "threads";
+  CHECK(make_plan(config, facts_1_3b(), machine).costs.text_bytes == apart.text_bytes / 4);
+}
+
 TEST_CASE("all-to-all moves what the arithmetic says") {
   // 100.6 MB a layer a rank for 1.3B over 2 ranks, 581 MB for 14B at 720p over 4; the prediction's gather is
   // little.
@@ -228,13 +246,13 @@ TEST_CASE("who decodes: every GPU, else one rank a host") {
     machine.device = device, machine.backend = backend, machine.ranks_per_node = ranks_per_node;
     return make_plan(config, facts_1_3b(), machine);
   };
-  CHECK(plan(8, 0, "cuda", "nccl").decoders == 8);
-  CHECK(plan(2, 0, "cuda", "mpi").decoders == 1);  // they share a GPU
-  CHECK(plan(8, 0, "cpu", "mpi").decoders == 1);
-  CHECK(plan(8, 4, "cpu", "mpi").decoders == 2);
+  CHECK(plan(8, 0, "cuda", "nccl").decoding.ranks == 8);
+  CHECK(plan(2, 0, "cuda", "mpi").decoding.ranks == 1);  // they share a GPU
+  CHECK(plan(8, 0, "cpu", "mpi").decoding.ranks == 1);
+  CHECK(plan(8, 4, "cpu", "mpi").decoding.ranks == 2);
   CHECK(plan(8, 4, "cpu", "mpi").decoder_stride() == 4);
-  CHECK(plan(8, 4, "cpu", "mpi", 4).decoders == 4);
-  CHECK(plan(1, 0, "cpu", "mpi").decoders == 1);
+  CHECK(plan(8, 4, "cpu", "mpi", 4).decoding.ranks == 4);
+  CHECK(plan(1, 0, "cpu", "mpi").decoding.ranks == 1);
   for (int64_t wrong : {3, 16}) {
     const auto error = caught([&] { plan(8, 0, "cpu", "mpi", wrong); });
     CHECK(error.code == ExitCode::config);

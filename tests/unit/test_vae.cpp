@@ -16,7 +16,7 @@ std::unique_ptr<Vae> random_vae(int64_t residual_blocks) {
   const test::Scratch scratch;
   testing::write_random_folder(scratch.path(), {.residual_blocks = residual_blocks},
                                std::string(FRAMESHARD_SOURCE_DIR) + "/examples/shapes/tokenizer");
-  return open_checkpoint(scratch.path())->load_vae(at::kFloat, at::kCPU);
+  return open_checkpoint(scratch.path())->load_vae({at::kFloat, at::kCPU});
 }
 
 at::Tensor decoded(const Vae& vae, const at::Tensor& latents, Rows rows) {

@@ -167,7 +167,7 @@ TEST_CASE("weights are loaded in the model's dtype, some in float32") {
   const File file(tensors);
   for (at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
     Model model;
-    load_weights(model.list, file.open(), dtype, at::Device(at::kCPU));
+    load_weights(model.list, file.open(), {dtype});
     CHECK(model.layer.weight.scalar_type() == dtype);
     CHECK(model.norm.scalar_type() == dtype);
     CHECK(model.time.weight.scalar_type() == at::kFloat);
@@ -184,7 +184,7 @@ TEST_CASE("an alias is loaded under its weight's name") {
   tensors.emplace_back("old.norm", numbers({4}) + 3);
   const File file(tensors);
   Model model;
-  load_weights(model.list, file.open(), at::kFloat, at::Device(at::kCPU));
+  load_weights(model.list, file.open(), {});
   CHECK(at::equal(model.norm, numbers({4}) + 3));
 }
 
@@ -198,7 +198,7 @@ TEST_CASE("layers that are stacked lie in one tensor") {
                    {"q.bias", numbers({4})},
                    {"k.weight", -numbers({2, 3})},
                    {"k.bias", -numbers({2})}});
-  load_weights(list, file.open(), at::kFloat, at::kCPU);
+  load_weights(list, file.open(), {});
   CHECK(at::equal(both.weight, at::cat({numbers({4, 3}), -numbers({2, 3})})));
   CHECK(at::equal(both.bias, at::cat({numbers({4}), -numbers({2})})));
   CHECK(k.weight.is_alias_of(both.weight));

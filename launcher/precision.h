@@ -1,0 +1,11 @@
+// Element types that a device has no instructions for.
+#pragma once
+
+#include <ATen/ATen.h>
+
+namespace frameshard {
+
+/// A warning where `dtype` is bfloat16 and `device` is a CPU that does not multiply it.
+void warn_of_slow_dtype(at::ScalarType dtype, const at::Device& device);
+
+}  // namespace frameshard
