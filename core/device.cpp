@@ -1,5 +1,8 @@
 #include "core/device.h"
 
+#include <chrono>
+#include <mutex>
+
 #include <ATen/Context.h>
 #include <malloc.h>
 
@@ -12,9 +15,20 @@ namespace frameshard {
 
 namespace {
 
-// Asking costs a look at all pages.
+// Asking costs a look at all pages, which with tens of GB takes up to a second: the answer is kept for 20
+// times as long as it took.
 int64_t elsewhere_bytes() {
-  return SharedMemory::in_use() ? resident_elsewhere_bytes() : 0;
+  using Clock = std::chrono::steady_clock;
+  static std::mutex mutex;
+  static Clock::time_point asked_again;
+  static int64_t bytes = 0;
+  if (!SharedMemory::in_use()) return 0;
+  const std::lock_guard lock(mutex);
+  const auto begin = Clock::now();
+  if (begin < asked_again) return bytes;
+  bytes = resident_elsewhere_bytes();
+  asked_again = Clock::now() + 20 * (Clock::now() - begin);
+  return bytes;
 }
 
 }  // namespace

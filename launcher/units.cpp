@@ -11,24 +11,27 @@
 namespace frameshard {
 namespace {
 
-// A build that cannot read videos takes the word of the file beside it.
-std::string stated_hash(const std::filesystem::path& directory) {
+// A build that cannot read videos takes the word of the file beside it, which says "on" where a video was
+// decoded in tiles because it did not fit otherwise.
+bool states(const std::filesystem::path& directory, const RunConfig& wanted) {
   try {
-    return config_hash(load_run_config(directory / "run.yaml"));
+    RunConfig stated = load_run_config(directory / "run.yaml");
+    if (wanted.lossy.vae_tiling == "auto") stated.lossy.vae_tiling = "auto";
+    return config_hash(stated) == config_hash(wanted);
   } catch (const Error&) {
-    return "";
+    return false;
   }
 }
 
 UnitState state_of(const Job& job, const Unit& unit) {
   const auto directory = job.unit_directory(unit);
   if (!has_complete_output(directory)) return UnitState::missing;
-  const std::string wanted = config_hash(job.unit_config(unit));
-  if (!can_read_video()) return stated_hash(directory) == wanted ? UnitState::complete : UnitState::other;
+  const RunConfig config = job.unit_config(unit);
+  if (!can_read_video()) return states(directory, config) ? UnitState::complete : UnitState::other;
   const auto video = read_video_info(directory / "video.mp4");
   if (!video) return UnitState::unusable;
   const auto hash = video->metadata.find("config_hash");
-  if (hash == video->metadata.end() || hash->second != wanted) return UnitState::other;
+  if (hash == video->metadata.end() || hash->second != config_hash(config)) return UnitState::other;
   return video->frames == job.requests[unit.request].num_frames ? UnitState::complete : UnitState::unusable;
 }
 

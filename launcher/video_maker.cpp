@@ -48,6 +48,7 @@ VideoMaker::VideoMaker(const Job& job, const RunPlan& plan, const RankPlace& pla
 
 void VideoMaker::load(ModelCache& models, double text_seconds, const HostSharing* sharing) {
   set_phase("load");
+  if (sharing) world_.barrier();  // which leaves the cores to those that still encode text
   Stopwatch watch;
   const auto all = sharing ? sharing->among(world_, true) : nullptr;
   denoiser_ = models.denoiser(job_, device_, all.get());
@@ -63,7 +64,8 @@ std::optional<Failure> VideoMaker::make(const Unit& unit, const Conditioning& te
   set_phase("prepare");
   const auto directory = job_.unit_directory(unit);
   const Moved before = moved();
-  metrics_.step_seconds.clear(), metrics_.steps_reused = 0;
+  metrics_.step_seconds.clear();
+  metrics_.steps_reused = 0;
   if (first()) log::info("{}: {}", directory.string(), one_line(job_.requests[unit.request].prompt));
 
   Stopwatch watch;
@@ -129,7 +131,9 @@ at::Tensor VideoMaker::denoise(const Unit& unit, const Conditioning& text) {
 }
 
 ResumeFile VideoMaker::resume_file(const Unit& unit) const {
-  return ResumeFile(job_.unit_directory(unit), config_hash(job_.unit_config(unit)));
+  RunConfig config = job_.unit_config(unit);
+  config.lossy.vae_tiling = LossyConfig().vae_tiling;  // no matter of the latents
+  return ResumeFile(job_.unit_directory(unit), config_hash(config));
 }
 
 // The ranks of a replica get the signal at different moments, and must leave at the same step.

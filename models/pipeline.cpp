@@ -34,17 +34,19 @@ at::Tensor starting_noise(const RequestConfig& request, int64_t sample, const De
   return latents.narrow(0, sample, 1);
 }
 
-// One of the ranks says it: on other hardware the same changes may be rounded to the other side.
+// Of the steps from `first` on. One of the ranks says it: on other hardware the same changes may be rounded
+// to the other side. The first one here is computed whatever it was before a stop: what it would reuse is
+// gone.
 std::vector<bool> DenoiseLoop::reused_steps(const NoiseSchedule& schedule, int64_t first) const {
   std::vector<bool> reuse(size_t(std::max<int64_t>(0, schedule.steps() - first)), false);
   if (options_.step_cache <= 0 || reuse.empty()) return reuse;
   std::vector<double> timesteps;
-  for (int64_t i = first; i < schedule.steps(); ++i) timesteps.push_back(schedule.timestep(i));
+  for (int64_t i = 0; i < schedule.steps(); ++i) timesteps.push_back(schedule.timestep(i));
   const at::Tensor all = at::tensor(timesteps, at::kDouble).to(device_, at::kFloat);
-  reuse = steps_to_reuse(denoiser_.modulation_changes(all), options_.step_cache);
-  at::Tensor agreed = at::tensor(std::vector<int64_t>(reuse.begin(), reuse.end()), at::kLong);
+  const auto every = steps_to_reuse(denoiser_.modulation_changes(all), options_.step_cache);
+  at::Tensor agreed = at::tensor(std::vector<int64_t>(every.begin() + first, every.end()), at::kLong);
   mesh_.replica().broadcast(agreed, 0);
-  for (size_t i = 0; i < reuse.size(); ++i) reuse[i] = agreed[int64_t(i)].item<int64_t>() != 0;
+  for (size_t i = 1; i < reuse.size(); ++i) reuse[i] = agreed[int64_t(i)].item<int64_t>() != 0;
   return reuse;
 }
 

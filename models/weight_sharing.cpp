@@ -3,6 +3,7 @@
 #include <map>
 
 #include "core/failure.h"
+#include "core/host.h"
 #include "core/log.h"
 #include "parallel/comm/text.h"
 
@@ -54,11 +55,7 @@ void place_in(const std::shared_ptr<SharedMemory>& memory, const WeightList& lis
 }
 
 void allocate_on(const at::Device& device, const WeightList& list, at::ScalarType dtype) {
-  for (const WeightSlot& slot : list.slots()) {
-    allocate_weight(slot, dtype, [&](at::IntArrayRef shape, at::ScalarType type) {
-      return at::empty(shape, at::TensorOptions().dtype(type).device(device));
-    });
-  }
+  for (const WeightSlot& slot : list.slots()) allocate_weight(slot, dtype, device);
 }
 
 // Of the slots, those that are dealt to `rank`; -1: all.
@@ -145,7 +142,11 @@ std::shared_ptr<SharedMemory> share_memory(Communicator& host, int64_t bytes, co
   for (const std::string& each : gather_texts(host, why)) {
     if (each.empty()) continue;
     if (host.rank() == 0) {
-      log::info("each rank of this host holds a copy of the weights (infer.share_weights): {}", each);
+      log::warning(
+          "each rank of this host holds a copy of the weights, {} for {} ranks, which the plan does not "
+          "count: {}; "
+          "infer.share_weights=false plans for it",
+          format_bytes(double(bytes) * host.size()), host.size(), each);
     }
     return nullptr;
   }

@@ -18,12 +18,6 @@ const TensorEntry* find(const WeightSlot& slot, const WeightFiles& files) {
   return nullptr;
 }
 
-void allocate(const WeightSlot& slot, at::ScalarType dtype, const at::Device& device) {
-  allocate_weight(slot, dtype, [&](at::IntArrayRef shape, at::ScalarType type) {
-    return at::empty(shape, at::TensorOptions().dtype(type).device(device));
-  });
-}
-
 // At most 10 lines, and how many more there are.
 std::string shortened(const std::vector<std::string>& lines) {
   const size_t shown = std::min<size_t>(lines.size(), 10);
@@ -133,6 +127,12 @@ void allocate_weight(const WeightSlot& slot, at::ScalarType dtype,
   *slot.target = slot.whole->narrow(0, slot.first_row, slot.shape[0]);
 }
 
+void allocate_weight(const WeightSlot& slot, at::ScalarType dtype, const at::Device& device) {
+  allocate_weight(slot, dtype, [&](at::IntArrayRef shape, at::ScalarType type) {
+    return at::empty(shape, at::TensorOptions().dtype(type).device(device));
+  });
+}
+
 void read_weight(const WeightSlot& slot, const WeightFiles& files) {
   const TensorEntry* entry = find(slot, files);
   require(entry != nullptr, "weight {} was not checked", slot.name);
@@ -142,7 +142,7 @@ void read_weight(const WeightSlot& slot, const WeightFiles& files) {
 void load_weights(const WeightList& list, const WeightFiles& files, const LoadOptions& options) {
   if (options.host) return load_weights_together(list, files, options);
   for (const WeightSlot& slot : list.slots()) {
-    allocate(slot, options.dtype, options.device);
+    allocate_weight(slot, options.dtype, options.device);
     read_weight(slot, files);
   }
 }
@@ -153,7 +153,7 @@ void randomize_weights(const WeightList& list, at::ScalarType dtype, const at::D
   at::Generator generator = at::globalContext().defaultGenerator(device).clone();
   generator.set_current_seed(seed);
   for (const WeightSlot& slot : list.slots()) {
-    allocate(slot, dtype, device);
+    allocate_weight(slot, dtype, device);
     const bool norm = slot.name.find("norm") != std::string::npos || slot.name.ends_with("gamma");
     if (norm && !slot.name.ends_with("bias")) {
       slot.target->fill_(1);

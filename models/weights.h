@@ -78,6 +78,8 @@ void check_weights(const WeightList& list, const WeightFiles& files, const std::
 /// first part of one.
 void allocate_weight(const WeightSlot& slot, at::ScalarType dtype,
                      const std::function<at::Tensor(at::IntArrayRef, at::ScalarType)>& make);
+/// The same with memory of its own on a device.
+void allocate_weight(const WeightSlot& slot, at::ScalarType dtype, const at::Device& device);
 /// Reads a weight into its target.
 void read_weight(const WeightSlot& slot, const WeightFiles& files);
 

@@ -108,6 +108,23 @@ std::vector<std::string> warnings_for(const RunPlan& plan, const ModelFacts& mod
   return warnings;
 }
 
+// Options that were asked for and change nothing here.
+std::vector<std::string> without_effect(const RunConfig& config, const RunPlan& plan) {
+  std::vector<std::string> warnings;
+  if (config.infer.cuda_graph == "on") {
+    std::string why;
+    if (plan.machine.device == "cpu") why = "CPUs compute";
+    if (plan.mesh.cp > 1) why = fmt::format("cp_size is {}: NCCL's exchanges are not recorded", plan.mesh.cp);
+    if (config.lossy.step_cache > 0) why = "lossy.step_cache makes the steps differ";
+    if (!why.empty()) warnings.push_back("infer.cuda_graph=on has no effect, since " + why);
+  }
+  if (config.infer.overlap_exchange == "on" && (plan.attention.ulysses == 1 || plan.attention.ring > 1)) {
+    warnings.push_back(fmt::format("infer.overlap_exchange=on has no effect with ulysses {} x ring {}",
+                                   plan.attention.ulysses, plan.attention.ring));
+  }
+  return warnings;
+}
+
 const RequestConfig& largest_of(const std::vector<RequestConfig>& requests, const ModelFacts& model) {
   return *std::max_element(requests.begin(), requests.end(), [&](auto& a, auto& b) {
     return token_grid(a, model).total() < token_grid(b, model).total();
@@ -204,6 +221,7 @@ RunPlan make_plan(const RunConfig& config, const ModelFacts& model, const PlanMa
     plan.reasons.emplace_back("decoding in tiles, whose seams are blended: lossy.vae_tiling is on");
   }
   plan.warnings = warnings_for(plan, model, best.fits);
+  for (std::string& warning : without_effect(config, plan)) plan.warnings.push_back(std::move(warning));
   if (const std::string tiles = tiling_warning(config, plan, model); !tiles.empty()) {
     plan.warnings.push_back(tiles);
   }

@@ -75,6 +75,7 @@ struct RankCosts {
   int64_t text_bytes = 0, denoise_bytes = 0, decode_bytes = 0;  ///< memory of each phase, weights included
   int64_t weight_bytes = 0;  ///< of the last two, the weights: a rank's part of a copy that is shared
   int64_t peak_bytes = 0;    ///< the largest of them, and the process itself
+  int64_t decoders = 1;      ///< ranks of a node that may decode at the same time
   int64_t layer_bytes = 0;   ///< sent by the first rank in one layer of one guidance branch
   int64_t moved_bytes = 0;   ///< sent by the first rank in one denoising step
   double operations = 0;     ///< of one denoising step

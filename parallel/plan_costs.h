@@ -60,6 +60,11 @@ void check_decoders(const InferConfig& infer, const MeshShape& mesh);
 /// Where vae_tiling is auto and a video is decoded in tiles: why. Else empty.
 std::string tiling_warning(const RunConfig& config, const RunPlan& plan, const ModelFacts& model);
 
+/// Of a GPU's memory, what LibTorch does not get or cannot use: the driver's and NCCL's, and gaps between
+/// blocks.
+constexpr int64_t gpu_overhead_bytes = int64_t{3} << 29;
+/// What of the machine's memory the ranks can have.
+int64_t usable_memory(const PlanMachine& machine);
 /// Whether this fits into the machine's memory, as far as that is known.
 bool fits_memory(const RankCosts& costs, const PlanMachine& machine);
 

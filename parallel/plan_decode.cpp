@@ -52,13 +52,17 @@ int decoders_of(const Split& split, const InferConfig& infer, const PlanMachine&
   return ranks % machine.node_ranks() == 0 ? std::max(1, ranks / machine.node_ranks()) : 1;
 }
 
-// What is held beside the activations, as fits_memory() counts it: the weights, and the process or, on CPUs,
-// the other ranks' weights.
-int64_t beside_decoding(const RankCosts& costs, int64_t activations, const PlanMachine& machine) {
+// What each of the ranks that decode has for its activations, as fits_memory() counts: beside the weights,
+// and the process or, on CPUs, the other ranks' weights.
+int64_t left_for_decoding(const RankCosts& costs, int64_t activations, const PlanMachine& machine) {
+  const bool cpu = machine.device == "cpu";
   const int64_t process =
       costs.peak_bytes - std::max({costs.text_bytes, costs.denoise_bytes, costs.decode_bytes});
-  const int64_t others = machine.device == "cpu" ? (machine.node_ranks() - 1) * costs.weight_bytes : 0;
-  return std::max(process, others) + costs.decode_bytes - activations;
+  const int64_t decoders = cpu ? costs.decoders : 1;
+  const int64_t others = cpu ? (machine.node_ranks() - decoders) * costs.weight_bytes : 0;
+  const int64_t weights = costs.decode_bytes - activations;
+  const int64_t memory = usable_memory(machine);
+  return std::min(memory - process, (memory - others) / decoders) - weights;
 }
 
 }  // namespace
@@ -104,9 +108,8 @@ Decoding decoding_of(const RunConfig& config, const Split& split, const Workload
   if (tiling == "on") decoding.largest_band = 0;
   if (tiling != "auto" || machine.memory_bytes == 0) return decoding;
   const RankCosts whole = rank_costs(split, work.largest, model, machine, decoding);
-  const int64_t beside =
-      beside_decoding(whole, decode_activations(work.largest, model, machine, decoding), machine);
-  const int64_t left = machine.memory_bytes - beside - slack_bytes(machine);
+  const int64_t activations = decode_activations(work.largest, model, machine, decoding);
+  const int64_t left = left_for_decoding(whole, activations, machine) - slack_bytes(machine);
   // Where not even the weights fit, tiles are no help.
   if (left > 0) decoding.largest_band = left / std::max<int64_t>(1, pixel_bytes(model));
   return decoding;

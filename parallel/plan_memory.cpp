@@ -64,6 +64,8 @@ RankCosts rank_costs(const Split& split, const VideoClass& video, const ModelFac
   costs.text_bytes = model.text_encoder_bytes / threads;
   costs.denoise_bytes = weights + denoise_activations(split, video, model, machine);
   costs.decode_bytes = weights + decode_activations(video, model, machine, decoding);
+  costs.decoders =
+      std::max(1, machine.node_ranks() * decoding.ranks / (split.mesh.cfg * split.mesh.cp));  // all replicas'
   costs.peak_bytes = std::max({costs.text_bytes, costs.denoise_bytes, costs.decode_bytes}) +
                      (machine.device == "cpu" ? process_bytes / threads : 0);
   const StepBytes bytes = step_bytes(split, video, model, 0);
@@ -74,14 +76,19 @@ RankCosts rank_costs(const Split& split, const VideoClass& video, const ModelFac
   return costs;
 }
 
+int64_t usable_memory(const PlanMachine& machine) {
+  return machine.memory_bytes - (machine.device == "cpu" ? 0 : gpu_overhead_bytes);
+}
+
 bool fits_memory(const RankCosts& costs, const PlanMachine& machine) {
   if (machine.memory_bytes == 0) return true;
-  // Ranks on CPUs share their node's memory; all of them denoise at the same time, and while one decodes the
+  // Ranks on CPUs share their node's memory; all of them denoise at the same time, and while some decode the
   // others keep their weights.
-  const int64_t ranks = machine.device == "cpu" ? machine.node_ranks() : 1;
-  const int64_t together =
-      std::max(ranks * costs.denoise_bytes, costs.decode_bytes + (ranks - 1) * costs.weight_bytes);
-  return std::max(costs.peak_bytes, together) <= machine.memory_bytes;
+  const bool cpu = machine.device == "cpu";
+  const int64_t ranks = cpu ? machine.node_ranks() : 1, decoders = cpu ? costs.decoders : 1;
+  const int64_t together = std::max(ranks * costs.denoise_bytes,
+                                    decoders * costs.decode_bytes + (ranks - decoders) * costs.weight_bytes);
+  return std::max(costs.peak_bytes, together) <= usable_memory(machine);
 }
 
 }  // namespace frameshard

@@ -48,7 +48,7 @@ Run denoise(const Denoiser& denoiser, const BenchSetup& setup, int64_t steps, co
   Run run;
   const auto begin = std::chrono::steady_clock::now();
   run.latents =
-      DenoiseLoop(denoiser, mesh, attention, device, {.step_cache = variant.step_cache})
+      DenoiseLoop(denoiser, mesh, attention, device, {.step_cache = variant.step_cache, .cuda_graph = "off"})
           .run(request, text, *schedule, start, [&](const DenoiseState& state) { run.reused = state.reused; })
           .cpu();
   run.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();

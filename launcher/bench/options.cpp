@@ -63,7 +63,9 @@ void add_bench_options(CLI::App& command, BenchOptions& options) {
                   "KEY=VALUE[,KEY=VALUE] of model.dtype, lossy.step_cache, lossy.float8_linear; repeatable: "
                   "time and error of a whole denoising (20 steps) with these options against one without")
       ->allow_extra_args(false)
-      ->excludes("--meshes");
+      ->excludes("--meshes")
+      ->excludes("--overlap")
+      ->excludes("--cuda-graph");
   command.add_option("--json", options.json,
                      "also write the numbers, with the time of each step, to this file");
   command.add_option("--plot", options.plot, "also draw the speed-up to this PNG file, with gnuplot")

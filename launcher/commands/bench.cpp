@@ -89,7 +89,10 @@ int bench_as_rank(const BenchOptions& options, MpiSession& mpi) {
     use_device(device);
     check_memory(setup, machine, place, device);
   });
-  if (world.rank() == 0) warn_of_sharing(machine, place), warn_of_slow_dtype(setup.dtype, device);
+  if (world.rank() == 0) {
+    warn_of_sharing(machine, place);
+    warn_of_slow_dtype(setup.dtype, device);
+  }
   stay_on_own_cpus(place, setup.threads);
   try {
     const BenchReport report = measure_all(setup, machine, device, world);

@@ -93,8 +93,9 @@ int launch_as_master(const LaunchOptions& options, const std::optional<Job>& job
   if (job) prepare_outputs(*job);
   std::vector<JoinedNode> nodes;
   const Token token = options.nodes > 1 ? job_token(options, signals) : Token{};
+  LaunchOptions at_port = options;  // a node that comes back finds the same one
   const auto wait = [&](std::vector<JoinedNode>& joined) {
-    wait_for_nodes(options, mine, token, signals, joined);
+    at_port.master_port = wait_for_nodes(at_port, mine, token, signals, joined);
   };
   if (options.nodes > 1) wait(nodes);
   try {

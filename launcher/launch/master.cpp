@@ -90,7 +90,7 @@ class Attempt {
     environment.emplace_back("FRAMESHARD_AGENT_SOCKET", agent_socket().string());
     environment.emplace_back(last_line_variable, last_line_file().string());
     environment.emplace_back(ranks_met_variable, ranks_met_file().string());
-    meet_deadline_ = in_seconds(settings_.options.rdzv_timeout);
+    if (!nodes_.empty()) meet_deadline_ = in_seconds(settings_.options.rdzv_timeout);
     mpirun_ = start_process(mpirun_command(settings_.mpi, job), environment);
   }
 
@@ -134,6 +134,7 @@ class Attempt {
   void stop(int signal) {
     const bool gentle = (signal == SIGTERM || signal == SIGUSR1) && stop_signal_ == 0;
     stop_signal_ = signal;
+    meet_deadline_.reset();
     if (mpirun_ <= 0) return;
     if (!gentle) return end_mpirun();
     log::info("stopping: the ranks have {:.0f} s to end in order", settings_.options.stop_grace);
@@ -141,17 +142,22 @@ class Attempt {
     stop_deadline_ = in_seconds(settings_.options.stop_grace);
   }
 
+  bool ranks_met() const { return std::filesystem::exists(ranks_met_file()); }
+
+  std::string not_met() const {
+    std::vector<std::string> addresses{settings_.mine.address};
+    for (const JoinedNode& node : nodes_) addresses.push_back(node.facts.address);
+    return fmt::format(
+        "the ranks have not met; can MPI connect {} on any port? See --local-addr and the firewall",
+        fmt::join(addresses, " and "));
+  }
+
   // mpirun waits for ever for a daemon whose messages are dropped, and so do ranks for each other.
   void check_ranks_met() {
     meet_deadline_.reset();
-    if (status_ || std::filesystem::exists(ranks_met_file())) return;
-    std::vector<std::string> addresses{settings_.mine.address};
-    for (const JoinedNode& node : nodes_) addresses.push_back(node.facts.address);
-    give_up(
-        int(ExitCode::unavailable),
-        fmt::format("{:.0f} s after their start the ranks have not met; can MPI connect {} on any port? See "
-                    "--local-addr and the firewall, or wait longer with --rdzv-timeout",
-                    settings_.options.rdzv_timeout, fmt::join(addresses, " and ")));
+    if (status_ || ranks_met()) return;
+    give_up(int(ExitCode::unavailable), fmt::format("after {:.0f} s {}, or wait longer with --rdzv-timeout",
+                                                    settings_.options.rdzv_timeout, not_met()));
   }
 
   void end_mpirun() {
@@ -212,7 +218,7 @@ class Attempt {
   }
 
   void hear(size_t node, const Json& message) {
-    if (message.contains("ready")) ready_[node] = true;
+    if (message.value("ready", "") == id_) ready_[node] = true;
     if (message.contains("stop")) stop(message.at("stop") == SIGTERM ? SIGTERM : SIGINT);
     if (message.contains("failed")) {
       const int code = message.at("failed");
@@ -251,6 +257,11 @@ class Attempt {
     if (stop_signal_ != 0 && (code != 0 || !status_)) {
       log::print(fmt::format("FAILED: ended by {}\n", strsignal(stop_signal_)));
       return 128 + stop_signal_;
+    }
+    // mpirun's own word for a daemon that it cannot hear. A rank that ends before has said why.
+    if (code == 1 && !nodes_.empty() && !ranks_met()) {
+      log::print(fmt::format("FAILED: mpirun ended with 1: {}\n", not_met()));
+      return int(ExitCode::unavailable);
     }
     if (const auto lost = daemons_.lost(code)) {
       log::print(fmt::format("FAILED: {}\n", *lost));

@@ -151,7 +151,8 @@ void add_launch_options(CLI::App& command, LaunchOptions& options) {
       ->check(CLI::Range(0, 65535));
   add("local-addr", options.local_addr,
       "this node's address for MPI; the one that reaches the master if left out");
-  add("rdzv-timeout", options.rdzv_timeout, "seconds to wait for all nodes (60)")
+  add("rdzv-timeout", options.rdzv_timeout,
+      "seconds to wait for all nodes, and then for their ranks to meet (60)")
       ->check(real_range(least_timeout, most_seconds));
   add("rdzv-endpoint", options.rdzv_endpoint, "ADDRESS:PORT, the same as --master-addr and --master-port");
   add("rdzv-backend", options.rdzv_backend,

@@ -60,7 +60,8 @@ class Reception {
         patience_(options.rdzv_timeout),
         joined_(nodes) {}
 
-  void run() {
+  // Returns the port.
+  int run() {
     log::info("node 0 waits at {}:{} for {}", options_.master_addr, port_of(listener_), missing());
     try {
       while (int(joined_.size()) < options_.nodes - 1) step();
@@ -72,6 +73,7 @@ class Reception {
       throw;
     }
     std::sort(joined_.begin(), joined_.end(), [](auto& a, auto& b) { return a.facts.rank < b.facts.rank; });
+    return port_of(listener_);
   }
 
  private:
@@ -205,9 +207,9 @@ std::unique_ptr<Link> prove(Socket socket, const std::string& master, const Toke
 
 }  // namespace
 
-void wait_for_nodes(const LaunchOptions& options, const NodeFacts& mine, const Token& token,
-                    SignalPipe& signals, std::vector<JoinedNode>& nodes) {
-  Reception(options, mine, token, signals, nodes).run();
+int wait_for_nodes(const LaunchOptions& options, const NodeFacts& mine, const Token& token,
+                   SignalPipe& signals, std::vector<JoinedNode>& nodes) {
+  return Reception(options, mine, token, signals, nodes).run();
 }
 
 std::unique_ptr<Link> join_master(const LaunchOptions& options, NodeFacts& mine, const Token& token,

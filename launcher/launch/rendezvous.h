@@ -25,9 +25,9 @@ struct Interrupted {
 /// Node 0: listens on --master-addr alone until all other nodes are among `nodes` (those that are there
 /// already stay), in order of node rank. Throws 69 after --rdzv-timeout (saying who is missing), 76 and 78
 /// for nodes that do not fit, which end with the same code. Strangers are refused with one line each; the job
-/// does not notice them.
-void wait_for_nodes(const LaunchOptions& options, const NodeFacts& mine, const Token& token,
-                    SignalPipe& signals, std::vector<JoinedNode>& nodes);
+/// does not notice them. Returns the port, another one than --master-port where that is 0.
+int wait_for_nodes(const LaunchOptions& options, const NodeFacts& mine, const Token& token,
+                   SignalPipe& signals, std::vector<JoinedNode>& nodes);
 
 /// The other nodes: dials until node 0 answers, at most --rdzv-timeout, and proves the token; `mine.address`
 /// is filled in.

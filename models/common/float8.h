@@ -16,7 +16,8 @@ struct Float8Rows {
   at::Tensor scale;   ///< [n] float32, above 0
 };
 
-/// x [n, k] in any dtype, k at least 1. A row's NaN or Inf makes its scale one, so that the product shows it.
+/// x [n, k] in any dtype, k at least 1. A row's NaN or Inf makes its scale so too: the
+/// product shows it.
 Float8Rows quantize_rows(const at::Tensor& x);
 
 /// Replaces the layer's weight [out, in] by 8-bit floats and sets its scale. The former weight is freed where

@@ -180,11 +180,9 @@ at::Tensor Dit::feed_forward(const BlockWeights& block, const at::Tensor& x) con
 
 at::Tensor Dit::rope(const std::vector<int64_t>& grid, const at::Device& device) const {
   std::lock_guard lock(rope_mutex_);
-  if (!rope_table_.defined() || rope_grid_ != grid || rope_table_.device() != device) {
-    rope_table_ = rope_table(grid, config_.head_dim, config_.max_positions, device);
-    rope_grid_ = grid;
-  }
-  return rope_table_;
+  at::Tensor& table = rope_tables_[fmt::format("{} {}", device.str(), fmt::join(grid, "x"))];
+  if (!table.defined()) table = rope_table(grid, config_.head_dim, config_.max_positions, device);
+  return table;
 }
 
 Dit::Time Dit::embed(const at::Tensor& timestep) const {

@@ -83,10 +83,10 @@ class Dit final : public Denoiser {
   at::Tensor modulation_;  ///< [1, 2, d], of the output
   std::vector<BlockWeights> blocks_;
 
-  // The last position table: it is the same at every step of a request.
+  // Position tables by device and grid. Kept: they are the same at every step, and a recorded graph reads its
+  // own.
   mutable std::mutex rope_mutex_;
-  mutable std::vector<int64_t> rope_grid_;
-  mutable at::Tensor rope_table_;
+  mutable std::map<std::string, at::Tensor> rope_tables_;
 };
 
 }  // namespace frameshard::wan

@@ -88,11 +88,12 @@ class NcclCommunicator final : public Communicator {
     buffers_ = std::make_shared<NcclBuffers>(comm_, name());
   }
   ~NcclCommunicator() override {
-    buffers_->close();
     // Destroying waits for the other ranks; a rank that fails alone must not.
     if (std::uncaught_exceptions() > 0) {
       ncclCommAbort(comm_);
+      buffers_->forget();
     } else {
+      buffers_->close();
       ncclCommDestroy(comm_);
     }
   }

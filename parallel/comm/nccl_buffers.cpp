@@ -1,5 +1,7 @@
 #include "parallel/comm/nccl_buffers.h"
 
+#include <cuda_runtime_api.h>
+
 #include "core/log.h"
 
 namespace frameshard {
@@ -13,6 +15,7 @@ constexpr int64_t granularity = 2 * mebibyte;  // in which the driver maps memor
 }  // namespace
 
 NcclBuffers::~NcclBuffers() {
+  if (!buffers_.empty()) cudaDeviceSynchronize();  // kernels may still read what was given back
   for (const auto& buffer : buffers_) ncclMemFree(buffer->memory);
 }
 
@@ -66,6 +69,11 @@ void NcclBuffers::give_back(const void* memory) {
 void NcclBuffers::close() {
   const std::lock_guard lock(mutex_);
   for (const auto& buffer : buffers_) ncclCommDeregister(comm_, buffer->handle);
+  comm_ = nullptr;
+}
+
+void NcclBuffers::forget() {
+  const std::lock_guard lock(mutex_);
   comm_ = nullptr;
 }
 

@@ -27,6 +27,8 @@ class NcclBuffers : public std::enable_shared_from_this<NcclBuffers> {
   at::Tensor take(int64_t elements, const at::TensorOptions& options);
   /// Before the group ends. Tensors may outlive it.
   void close();
+  /// After the group was aborted: its registrations are gone.
+  void forget();
 
  private:
   struct Buffer {

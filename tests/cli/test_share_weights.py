@@ -12,7 +12,7 @@ from engine import (MODEL, PROGRAM, WEIGHTS, assert_fails, assert_nothing_left, 
                     mpi_command, mpirun, run, start, succeed, write_config, write_file)
 
 OUTPUT = Path("outputs/job")
-FALLBACK = "each rank of this host holds a copy of the weights"
+FALLBACK = "each rank of this host holds a copy of the weights, "
 
 
 def rank_lines():

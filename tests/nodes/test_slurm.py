@@ -92,11 +92,15 @@ def test_ranks_without_pmix():
 def test_a_rank_is_killed():
     write_config(".", request={"num_inference_steps": 1000})
     process = start(["srun", "--mpi=pmix", "-K1", "-N2", "-n4", PROGRAM, "run", "job.yaml", *SPLIT], CLUSTER)
-    while "denoise" not in process.stderr.readline():
-        assert process.poll() is None
+    said = ""
+    while "denoise" not in said:
+        line = process.stderr.readline()
+        assert line, said
+        said += line
     ranks = subprocess.run(["pgrep", "-f", f"^{PROGRAM} run job.yaml"], capture_output=True, text=True).stdout.split()
     os.kill(int(ranks[-1]), signal.SIGKILL)
-    assert finish(process, 60).code == 137
+    # srun gives the highest code: the killed rank's, or that of one that it ended itself.
+    assert finish(process, 60).code in (137, 143)
     assert_nothing_left("outputs", denoised=True)
 
 

@@ -1,5 +1,6 @@
 """`frameshard launch` over two hosts without ssh: the same result, and an end in order whatever is lost."""
 
+import json
 import os
 import signal
 import subprocess
@@ -109,7 +110,8 @@ def second_network():
 
 
 def received_bytes(link):
-    return int(Path(f"/sys/class/net/{link}/statistics/rx_bytes").read_text())
+    shown = subprocess.run(["ip", "-j", "-s", "link", "show", link], capture_output=True, text=True, check=True).stdout
+    return json.loads(shown)[0]["stats64"]["rx"]["bytes"]
 
 
 def on_second_network(flags=()):
@@ -125,13 +127,27 @@ def test_ranks_talk_over_the_address_that_is_told(second_network, one_machine):
     assert received_bytes("w1") > 10 * (received_bytes("v1") - before)
 
 
-def test_ranks_that_cannot_reach_each_other(second_network):
-    """What a firewall does: the launchers talk, and what MPI sends is dropped."""
-    write_config(".")
+def pull_the_cable():
     subprocess.run(["ip", "link", "set", "w2", "down"], check=True)
+
+
+def drop_everything():
+    """As a firewall does: nobody is told."""
+    for host in (1, 2):
+        neighbour = f"ip -n h{host} neigh add 10.78.0.{3 - host} lladdr 02:00:00:00:00:01 dev eth1 nud permanent"
+        subprocess.run(neighbour.split(), check=True)
+    subprocess.run(["ip", "link", "set", "w2", "nomaster"], check=True)
+
+
+@pytest.mark.parametrize("cut", [pull_the_cable, drop_everything])
+def test_ranks_that_cannot_reach_each_other(cut, second_network):
+    """The launchers can."""
+    write_config(".")
+    cut()
     ended = [node.finish() for node in on_second_network(["--rdzv-timeout", "4"])]
     assert [node.code for node in ended] == [69, 69], ended
     assert "the ranks have not met; can MPI connect 10.78.0.1 and 10.78.0.2" in ended[0].err, ended[0].err
+    assert ended[0].err.count("FAILED") == 1, ended[0].err
     assert_nothing_left("outputs")
 
 

@@ -237,6 +237,22 @@ TEST_CASE("more ranks than heads is a warning") {
   CHECK(make_plan(config_with(), facts_1_3b(), cuda_machine(8)).warnings.empty());
 }
 
+TEST_CASE("options that change nothing here are named") {
+  const auto warnings = [](RunConfig config, const PlanMachine& machine) {
+    config.infer.cuda_graph = config.infer.overlap_exchange = "on";
+    return fmt::format("{}", fmt::join(make_plan(config, facts_1_3b(), machine).warnings, "\n"));
+  };
+  const std::string alone = warnings(config_with(), cuda_machine(1));
+  CHECK(alone == "infer.overlap_exchange=on has no effect with ulysses 1 x ring 1");
+  const std::string both = warnings(config_with({.cp = 2}), cuda_machine(2));
+  CHECK(both == "infer.cuda_graph=on has no effect, since cp_size is 2: NCCL's exchanges are not recorded");
+  CHECK(warnings(config_with(), PlanMachine{}).find("since CPUs compute") != std::string::npos);
+  RunConfig cached = config_with();
+  cached.lossy.step_cache = 0.1;
+  CHECK(warnings(cached, cuda_machine(1)).find("lossy.step_cache makes the steps differ") !=
+        std::string::npos);
+}
+
 TEST_CASE("who decodes: every GPU, else one rank a host") {
   auto plan = [](int world, int ranks_per_node, const std::string& device, const std::string& backend,
                  std::optional<int64_t> wanted = {}) {

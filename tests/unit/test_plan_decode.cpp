@@ -22,6 +22,11 @@ PlanMachine with_memory(PlanMachine machine, int64_t bytes) {
   return machine;
 }
 
+// A GPU whose ranks can have so much.
+PlanMachine leaving(PlanMachine gpu, int64_t bytes) {
+  return with_memory(std::move(gpu), bytes + gpu_overhead_bytes);
+}
+
 RunPlan plan(const RunConfig& config, const PlanMachine& machine) {
   return make_plan(config, facts_1_3b(), machine);
 }
@@ -40,15 +45,15 @@ bool warns(const RunPlan& plan, const std::string& text) {
 TEST_CASE("auto: tiles where the whole picture does not fit, to the byte") {
   const PlanMachine machine = cuda_machine(1);
   const int64_t whole = plan(large_video("off"), machine).costs.decode_bytes;
-  const RunPlan fits = plan(large_video("auto"), with_memory(machine, whole));
+  const RunPlan fits = plan(large_video("auto"), leaving(machine, whole));
   CHECK(tiles(fits) == 0);
   CHECK(fits.costs.decode_bytes == whole);
   CHECK_FALSE(warns(fits, "decoding in tiles"));
-  const RunPlan does_not = plan(large_video("auto"), with_memory(machine, whole - 1));
+  const RunPlan does_not = plan(large_video("auto"), leaving(machine, whole - 1));
   CHECK(tiles(does_not) == 28);
   CHECK(does_not.costs.decode_bytes < whole / 2);
   CHECK(warns(does_not, "decoding in tiles: a whole picture of 1280x720 takes"));
-  CHECK(warns(does_not, "too much for the device's " + format_bytes(double(whole - 1))));
+  CHECK(warns(does_not, "too much for the device's " + format_bytes(double(whole - 1 + gpu_overhead_bytes))));
   CHECK(warns(does_not, "(lossy.vae_tiling=off to refuse)"));
   CHECK(tiles(plan(large_video("auto"), machine)) == 0);  // memory that is not known
 }
@@ -81,7 +86,7 @@ TEST_CASE("each video has its own answer, whatever else is in the list") {
   config.requests = {*config.request, *config.request};
   config.requests[1].width = config.requests[1].height = 480;
   config.request.reset();
-  const RunPlan mixed = plan(config, with_memory(cuda_machine(1), whole - 1));
+  const RunPlan mixed = plan(config, leaving(cuda_machine(1), whole - 1));
   CHECK(mixed.decoding.in_tiles(720, 1280));
   CHECK_FALSE(mixed.decoding.in_tiles(480, 480));
   CHECK_FALSE(mixed.decoding.in_tiles(704, 1280));
@@ -94,8 +99,8 @@ TEST_CASE("ranks that decode bands together need less memory, and tiles later") 
   CHECK(four.decoding.band(720, 1280) == 1280 * (180 + 32));
   CHECK(four.costs.decode_bytes < one.costs.decode_bytes);
   const int64_t memory = one.costs.decode_bytes - 1;
-  CHECK(tiles(plan(large_video("auto"), with_memory(cuda_machine(1), memory))) == 28);
-  CHECK(tiles(plan(large_video("auto"), with_memory(cuda_machine(4), memory))) == 0);
+  CHECK(tiles(plan(large_video("auto"), leaving(cuda_machine(1), memory))) == 28);
+  CHECK(tiles(plan(large_video("auto"), leaving(cuda_machine(4), memory))) == 0);
 }
 
 TEST_CASE("on CPUs the ranks of a node share its memory, and tiles take some of the host's") {
@@ -109,6 +114,18 @@ TEST_CASE("on CPUs the ranks of a node share its memory, and tiles take some of 
   // At least the video's bytes: 81 frames.
   CHECK(tiled.costs.decode_bytes > tiled.costs.weight_bytes + int64_t(81) * 1280 * 720 * 3);
   CHECK(tiled.costs.decode_bytes < whole.costs.decode_bytes / 2);
+}
+
+TEST_CASE("ranks of a node that decode at the same time need room for all of them") {
+  PlanMachine cpu{.world = 2};
+  RunConfig together = large_video("off");
+  together.infer.vae_parallel_size = {2};
+  const RunPlan whole = plan(together, cpu);
+  CHECK(whole.costs.decoders == 2);
+  const int64_t needed = 2 * whole.costs.decode_bytes;
+  together.lossy.vae_tiling = "auto";
+  CHECK(tiles(plan(together, with_memory(cpu, needed))) == 0);
+  CHECK(tiles(plan(together, with_memory(cpu, needed - 2))) == 28);
 }
 
 TEST_CASE("the plan's text and JSON say how is decoded") {
