@@ -225,6 +225,7 @@ RunConfig one_video_config(const RunConfig& config, const RequestConfig& request
                 .request = request,
                 .requests = {},
                 .infer = config.infer,
+                .devices = config.devices,
                 .lossy = config.lossy,
                 .scheduler = config.scheduler,
                 .output = config.output,
@@ -251,7 +252,10 @@ std::string config_hash(const RunConfig& config) {
   const bool exact = config.lossy == LossyConfig();
   std::string text;
   for (const auto& [key, value] : flatten(config)) {
-    if (key.starts_with("infer.") || key.starts_with("output.") || key == "request.id") continue;
+    if (key.starts_with("infer.") || key.starts_with("output.") || key.starts_with("devices") ||
+        key == "request.id") {
+      continue;
+    }
     if (exact && key.starts_with("lossy.")) continue;
     text += key + "=" + value + "\n";
   }

@@ -143,6 +143,22 @@ struct InferConfig {
   }
 };
 
+/// One of `devices:`; one a rank.
+struct DeviceConfig {
+  std::string device = "auto";
+  double weight = 1;
+
+  bool operator==(const DeviceConfig&) const = default;
+
+  template <class Visitor, class Self>
+  static void fields(Visitor& visit, Self& self) {
+    visit("device", self.device, "what computes on this rank; auto: what infer.device says", device_word());
+    visit("weight", self.weight,
+          "its speed, in a unit that all share: its part of the tokens and heads; 0: none of them",
+          in_range(0.0, 1e9));
+  }
+};
+
 /// `lossy:` what trades exactness for time or memory. Part of what determines the result.
 struct LossyConfig {
   double step_cache = 0.0;
@@ -208,6 +224,7 @@ struct RunConfig {
   std::optional<RequestConfig> request;
   std::vector<RequestConfig> requests;
   InferConfig infer;
+  std::vector<DeviceConfig> devices;
   LossyConfig lossy;
   SchedulerConfig scheduler;
   OutputConfig output;
@@ -223,6 +240,8 @@ struct RunConfig {
           "several videos, each with the keys of request; or the path of a .yaml or .jsonl file, or of a "
           "directory of .txt files");
     visit("infer", self.infer, "where and how it runs");
+    visit("devices", self.devices,
+          "one for each rank, with its speed; empty: what infer.device says, all alike");
     visit("lossy", self.lossy, "what trades exactness for time or memory");
     visit("scheduler", self.scheduler, "what differs from the checkpoint's scheduler");
     visit("output", self.output, "what is written and where");

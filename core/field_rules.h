@@ -70,6 +70,12 @@ struct DirectoryName {
   std::string complaint(const std::string& value) const;
 };
 
+/// auto, cpu, cuda, or cuda:<number>.
+struct DeviceWord {
+  std::string describe() const { return "auto, cpu, cuda or cuda:<number>"; }
+  std::string complaint(const std::string& value) const;
+};
+
 /// The field must be written in the file or given by an override.
 struct Required {
   std::string describe() const { return "required"; }
@@ -100,6 +106,9 @@ inline NonEmpty non_empty() {
 }
 inline DirectoryName directory_name(std::size_t longest, std::initializer_list<const char*> taken) {
   return {longest, {taken.begin(), taken.end()}};
+}
+inline DeviceWord device_word() {
+  return {};
 }
 inline Required required() {
   return {};

@@ -295,4 +295,12 @@ std::string DirectoryName::complaint(const std::string& value) const {
                      reserved ? ", which means something else" : "");
 }
 
+std::string DeviceWord::complaint(const std::string& value) const {
+  const std::string_view number = value.starts_with("cuda:") ? std::string_view(value).substr(5) : "";
+  const bool counted = !number.empty() && number.size() <= 3 &&
+                       std::all_of(number.begin(), number.end(), [](char c) { return c >= '0' && c <= '9'; });
+  if (value == "auto" || value == "cpu" || value == "cuda" || counted) return "";
+  return fmt::format("must be {}, got {}", describe(), quote_for_message(value));
+}
+
 }  // namespace frameshard

@@ -6,6 +6,7 @@
 #include "core/error.h"
 #include "core/log.h"
 #include "core/phase.h"
+#include "launcher/devices.h"
 #include "launcher/ledger.h"
 #include "launcher/video_maker.h"
 #include "models/common/float8.h"
@@ -167,7 +168,7 @@ Generated generate(const Job& job, const RunPlan& plan, const RankPlace& place, 
   set_phase("setup");
   stay_on_own_cpus(place, plan.machine.threads_per_rank);
   at::set_num_threads(plan.machine.threads_per_rank);
-  const at::Device device = device_for_rank(job.config.infer.device, place.local_rank);
+  const at::Device device = rank_device(job.config, place);
   use_device(device);
   if (job.config.lossy.float8_linear) require_float8(device);  // each rank its own
   reset_peak_memory(device);

@@ -8,6 +8,7 @@
 #include "core/hash.h"
 #include "core/io/safetensors.h"
 #include "core/text.h"
+#include "launcher/devices.h"
 #include "models/common/float8.h"
 #include "parallel/comm/text.h"
 
@@ -82,13 +83,6 @@ Job open_job(const std::string& config, const std::vector<std::string>& override
   return job;
 }
 
-std::string device_type(const std::string& wanted) {
-  if (wanted == "cuda" && !cuda()) {
-    fail(ExitCode::config, "infer.device is cuda, but {}; set infer.device=cpu or auto", why_no_cuda());
-  }
-  return wanted == "cpu" || !cuda() ? "cpu" : "cuda";
-}
-
 ModelFacts model_facts(const Job& job, const std::string& device) {
   const at::Device type(device == "cuda" ? at::kCUDA : at::kCPU);
   return job.checkpoint->facts(resolve_dtype(job.config.model.dtype, type),
@@ -98,12 +92,13 @@ ModelFacts model_facts(const Job& job, const std::string& device) {
 PlanMachine describe_machine(const Job& job, const RankPlace& place, int world, int ranks_per_node,
                              bool own_gpu) {
   const InferConfig& infer = job.config.infer;
-  PlanMachine machine{.world = world, .ranks_per_node = ranks_per_node, .device = device_type(infer.device)};
+  PlanMachine machine{.world = world, .ranks_per_node = ranks_per_node, .device = device_type(job.config)};
+  machine.speeds = rank_speeds(job.config, world);
   const at::Device type(machine.device == "cuda" ? at::kCUDA : at::kCPU);
-  if (job.config.lossy.float8_linear) require_float8(device_for_rank(infer.device, place.local_rank));
+  if (job.config.lossy.float8_linear) require_float8(rank_device(job.config, place));
   machine.backend = resolve_backend(infer.backend, place.under_mpi, type, own_gpu);
   machine.shared_weights = world > 1 && machine.device == "cpu" && (!place.under_mpi || infer.share_weights);
-  machine.memory_bytes = total_memory(device_for_rank(infer.device, place.local_rank));
+  machine.memory_bytes = total_memory(rank_device(job.config, place));
   machine.threads_per_rank = int(infer.threads_per_rank.value.value_or(omp_threads(place.cores)));
   return machine;
 }

@@ -68,8 +68,6 @@ void prepare_outputs(const Job& job);
 PlanMachine describe_machine(const Job& job, const RankPlace& place, int world, int ranks_per_node,
                              bool own_gpu);
 ModelFacts model_facts(const Job& job, const std::string& device);
-/// "cpu" or "cuda": what infer.device means here; 78 where cuda is asked for and is not here.
-std::string device_type(const std::string& wanted);
 
 /// Throws 76 where ranks have different configurations or weights: names the key and both values.
 void check_agreement(const Job& job, Communicator& world);

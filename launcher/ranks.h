@@ -11,6 +11,7 @@ namespace frameshard {
 
 /// A rank's place, known before any device is touched.
 struct RankPlace {
+  int rank = 0;        ///< of the job, as the mesh counts
   int local_rank = 0;  ///< among the ranks of this host
   int local_size = 1;
   bool under_mpi = false;

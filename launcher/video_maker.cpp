@@ -42,7 +42,8 @@ VideoMaker::VideoMaker(const Job& job, const RunPlan& plan, const RankPlace& pla
       world_(world),
       observer_(observer),
       mesh_(world, plan.mesh, group_maker(plan.machine.backend, device)),
-      attention_(mesh_.cp(), plan.attention, parse_overlap(job.config.infer.overlap_exchange)),
+      attention_(mesh_.cp(), plan.attention, parse_overlap(job.config.infer.overlap_exchange),
+                 plan.speeds_of(mesh_.coord())),
       decoders_(mesh_.replica(), plan),
       dtype_(resolve_dtype(job.config.model.dtype, device)) {}
 

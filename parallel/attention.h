@@ -60,9 +60,10 @@ AttentionPtr make_local_attention();
 /// From pieces of the sequence to pieces of the heads and back, by all-to-all
 /// (https://arxiv.org/abs/2309.14509), for any number of tokens and heads. `inner` attends over the whole
 /// sequence: local, or a ring between groups like this one, of which this is number `group_index`. Only with
-/// a local one may exchanges overlap.
+/// a local one may exchanges overlap. Heads go by `speeds` of the whole context-parallel group (divide_heads
+/// in balance.h); none: evenly.
 AttentionPtr make_ulysses_attention(Communicator& group, AttentionPtr inner, int group_index,
-                                    ExchangeOverlap overlap);
+                                    ExchangeOverlap overlap, std::vector<double> speeds = {});
 /// Keys and values travel round the ring while each rank keeps its queries
 /// (https://arxiv.org/abs/2310.01889).
 AttentionPtr make_ring_attention(Communicator& group);

@@ -2,6 +2,7 @@
 
 #include "core/error.h"
 #include "parallel/attention.h"
+#include "parallel/balance.h"
 #include "parallel/collectives.h"
 #include "parallel/exchange.h"
 
@@ -28,13 +29,18 @@ Pieces chunk_of(const Partition& heads, int chunks, int chunk) {
 
 class UlyssesAttention final : public AttentionParallel {
  public:
-  UlyssesAttention(Communicator& group, AttentionPtr inner, int group_index, ExchangeOverlap overlap)
-      : group_(group), inner_(std::move(inner)), group_index_(group_index), overlap_(overlap) {}
+  UlyssesAttention(Communicator& group, AttentionPtr inner, int group_index, ExchangeOverlap overlap,
+                   std::vector<double> speeds)
+      : group_(group),
+        inner_(std::move(inner)),
+        group_index_(group_index),
+        overlap_(overlap),
+        speeds_(std::move(speeds)) {}
 
   at::Tensor self_attention(Qkv mine, const Partition& tokens, const AttentionKernel& kernel) const override {
     const Split split{.rings = tokens.merged(group_.size()),
                       .here = tokens.slice(group_index_ * group_.size(), group_.size()),
-                      .heads = Partition::even(mine.q.size(2), group_.size())};
+                      .heads = divide_heads(mine.q.size(2), group_.size(), speeds_)};
     const int chunks = int(chunk_count(mine.q, split));
     return chunks > 1 ? in_chunks(std::move(mine), split, chunks, kernel)
                       : at_once(std::move(mine), split, kernel);
@@ -114,6 +120,7 @@ class UlyssesAttention final : public AttentionParallel {
   AttentionPtr inner_;
   int group_index_;
   ExchangeOverlap overlap_;
+  std::vector<double> speeds_;
 };
 
 }  // namespace
@@ -126,8 +133,8 @@ ExchangeOverlap parse_overlap(const std::string& text) {
 }
 
 AttentionPtr make_ulysses_attention(Communicator& group, AttentionPtr inner, int group_index,
-                                    ExchangeOverlap overlap) {
-  return std::make_unique<UlyssesAttention>(group, std::move(inner), group_index, overlap);
+                                    ExchangeOverlap overlap, std::vector<double> speeds) {
+  return std::make_unique<UlyssesAttention>(group, std::move(inner), group_index, overlap, std::move(speeds));
 }
 
 }  // namespace frameshard

@@ -211,8 +211,8 @@ RunPlan make_plan(const RunConfig& config, const ModelFacts& model, const PlanMa
                .guided = work.guided,
                .largest = largest_of(requests, model)};
   plan.grid = work.largest.grid;
-  plan.tokens = Partition::even(plan.grid.total(), plan.mesh.cp);
-  plan.heads = Partition::even(model.heads, plan.attention.ulysses);
+  plan.tokens = tokens_of(best.split, work.largest, model, 0);
+  plan.heads = heads_of(best.split, model, 0);
   check_decoders(config.infer, plan.mesh);
   plan.decoding = best.decoding;
   plan.costs = best.costs, plan.predicted = best.predicted, plan.videos = work.videos;

@@ -41,6 +41,7 @@ struct PlanMachine {
   std::string device = "cpu";
   std::string backend = "mpi";
   int threads_per_rank = 1;
+  std::vector<double> speeds;   ///< of all ranks, in any unit; empty: all alike
   bool shared_weights = false;  ///< ranks of a node hold one copy: threads, or through shared memory
   std::string hardware;         ///< a name of parallel/hardware.h; empty: `device`
   std::string interconnect;     ///< likewise; empty: ndr400 for GPUs, ethernet10 for CPUs
@@ -68,6 +69,10 @@ void check_positions(const RequestConfig& request, const ModelFacts& model);
 struct Split {
   MeshShape mesh;
   AttentionShape attention;
+  std::vector<double> speeds{};  ///< of all ranks; empty: all alike
+
+  /// Of one context-parallel group, counted in the order of its ranks.
+  std::vector<double> speeds_of(int group) const;
 };
 
 /// Estimates for the rank that has most to do; bytes and floating-point operations.
@@ -136,6 +141,10 @@ struct RunPlan {
   std::vector<std::string> reasons;  ///< for this choice, a sentence each
   std::vector<std::string> warnings;
 
+  /// Of the ranks of a context-parallel group; empty: all alike.
+  std::vector<double> speeds_of(Coord coord) const {
+    return Split{mesh, attention, machine.speeds}.speeds_of(coord.dp * mesh.cfg + coord.cfg);
+  }
   int decoder_stride() const { return mesh.cfg * mesh.cp / decoding.ranks; }
 };
 

@@ -18,25 +18,44 @@ int64_t branches_a_rank(const Split& split, const VideoClass& video) {
   return video.guided && split.mesh.cfg == 1 ? 2 : 1;
 }
 
+namespace {
+
+// The same for pieces of any sizes.
+struct Pieces {
+  int64_t mine, my_heads, my_rows, next_rows;
+};
+
+Pieces pieces_of(const Split& split, const VideoClass& video, const ModelFacts& model, int rank) {
+  const int cp = split.mesh.cp, ulysses = split.attention.ulysses, ring = split.attention.ring;
+  const int place = rank % cp, group = place / ulysses;
+  if (split.speeds.empty()) {
+    const EvenPieces tokens{video.grid.total(), cp}, heads{model.heads, ulysses};
+    auto of_group = [&](int64_t g) { return tokens.between(g * ulysses, (g + 1) * ulysses); };
+    return {tokens.size(place), heads.size(place % ulysses), of_group(group), of_group((group + 1) % ring)};
+  }
+  const Partition tokens = tokens_of(split, video, model, rank / cp), groups = tokens.merged(ulysses);
+  return {tokens.size(place), heads_of(split, model, rank / cp).size(place % ulysses), groups.size(group),
+          groups.size((group + 1) % ring)};
+}
+
+}  // namespace
+
 StepBytes step_bytes(const Split& split, const VideoClass& video, const ModelFacts& model, int rank) {
   const int64_t cp = split.mesh.cp, ulysses = split.attention.ulysses, ring = split.attention.ring;
-  const int64_t place = rank % cp % ulysses, group = rank % cp / ulysses;
-  const EvenPieces tokens{video.grid.total(), cp}, heads{model.heads, ulysses};
-  const int64_t mine = tokens.size(rank % cp), my_heads = heads.size(place);
-  auto of_group = [&](int64_t g) { return tokens.between(g * ulysses, (g + 1) * ulysses); };
+  const auto [mine, my_heads, my_rows, next_rows] = pieces_of(split, video, model, rank);
   StepBytes bytes;
   if (ulysses > 1) {
     // q, k and v of my tokens to the ranks of the other heads; then my heads' output to the other tokens'.
-    bytes.exchange = 3 * mine * (model.heads - my_heads) + my_heads * (of_group(group) - mine);
+    bytes.exchange = 3 * mine * (model.heads - my_heads) + my_heads * (my_rows - mine);
   }
   if (ring > 1) {
     // In ring - 1 hops every block of keys and values but one: the next group's comes last and stays.
-    bytes.ring = 2 * my_heads * (tokens.total - of_group((group + 1) % ring));
+    bytes.ring = 2 * my_heads * (video.grid.total() - next_rows);
   }
   const int64_t head_bytes = model.head_dim * model.element_bytes;
   bytes.exchange *= head_bytes, bytes.ring *= head_bytes;
   bytes.gather = mine * model.patch() * (cp - 1) * model.element_bytes;
-  bytes.guidance = tokens.total * model.patch() * (split.mesh.cfg - 1) * model.element_bytes;
+  bytes.guidance = video.grid.total() * model.patch() * (split.mesh.cfg - 1) * model.element_bytes;
   return bytes;
 }
 

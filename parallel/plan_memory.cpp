@@ -1,4 +1,5 @@
 // Memory and operations of the busiest rank.
+#include "parallel/balance.h"
 #include "parallel/guidance.h"
 #include "parallel/plan_costs.h"
 
@@ -12,9 +13,19 @@ int64_t ceil_div(int64_t total, int64_t parts) {
   return (total + parts - 1) / parts;
 }
 
+// Of any rank.
+int64_t largest_piece(const Split& split, const VideoClass& video, const ModelFacts& model) {
+  if (split.speeds.empty()) return ceil_div(video.grid.total(), split.mesh.cp);
+  int64_t largest = 0;
+  for (int group = 0; group < split.mesh.dp * split.mesh.cfg; ++group) {
+    largest = std::max(largest, tokens_of(split, video, model, group).largest());
+  }
+  return largest;
+}
+
 int64_t denoise_activations(const Split& split, const VideoClass& video, const ModelFacts& model,
                             const PlanMachine& machine) {
-  const int64_t tokens = ceil_div(video.grid.total(), split.mesh.cp), width = model.width(),
+  const int64_t tokens = largest_piece(split, video, model), width = model.width(),
                 each = model.element_bytes;
   const int64_t token_row = tokens * width;
   // Residual and its normalised form, each with a float32 temporary; q, k, v and the attention's output, and
@@ -33,7 +44,45 @@ int64_t denoise_activations(const Split& split, const VideoClass& video, const M
 
 }  // namespace
 
+Partition tokens_of(const Split& split, const VideoClass& video, const ModelFacts& model, int group) {
+  const int64_t tokens = video.grid.total();
+  const SequenceCost cost{model.heads, attention_share(tokens, model.width(), model.ffn_dim)};
+  return divide_tokens(tokens, cost, split.attention.ulysses, split.speeds_of(group), split.mesh.cp);
+}
+
+Partition heads_of(const Split& split, const ModelFacts& model, int group) {
+  return divide_heads(model.heads, split.attention.ulysses, split.speeds_of(group));
+}
+
+namespace {
+
+// In the time of the fastest rank: the most of all ranks.
+double weighted_operations(const Split& split, const VideoClass& video, const ModelFacts& model) {
+  const double fastest = *std::max_element(split.speeds.begin(), split.speeds.end());
+  const int ulysses = split.attention.ulysses;
+  const double all = double(video.grid.total());
+  double most = 0;
+  for (int rank = 0; rank < split.mesh.ranks(); ++rank) {
+    const int group = rank / split.mesh.cp, place = rank % split.mesh.cp;
+    if (split.speeds[size_t(rank)] == 0) continue;
+    const Partition tokens = tokens_of(split, video, model, group);
+    const double rows = double(tokens.merged(ulysses).size(place / ulysses));
+    const double heads = double(heads_of(split, model, group).size(place % ulysses));
+    const double attention =
+        4 * rows * all * double(model.width()) * heads / double(model.heads) * double(model.layers);
+    const double operations =
+        attention + denoiser_operations(model, tokens.size(place), 0, video.text_tokens);
+    most = std::max(most, operations * fastest / split.speeds[size_t(rank)]);
+  }
+  return most;
+}
+
+}  // namespace
+
 double step_operations(const Split& split, const VideoClass& video, const ModelFacts& model) {
+  if (!split.speeds.empty()) {
+    return double(branches_a_rank(split, video)) * weighted_operations(split, video, model);
+  }
   const int64_t all = video.grid.total(), ulysses = split.attention.ulysses;
   const int64_t mine = ceil_div(all, split.mesh.cp);
   // Heads that do not divide: of its group's rows of attention a rank computes its heads' share.

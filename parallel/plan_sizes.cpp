@@ -146,10 +146,26 @@ std::vector<AttentionShape> attention_shapes(const AttentionConfig& wanted, int 
   return shapes;
 }
 
+// Whether some group that shares a sequence has nobody to compute it.
+bool without_speed(const Split& split) {
+  if (split.speeds.empty()) return false;
+  for (int group = 0; group < split.mesh.dp * split.mesh.cfg; ++group) {
+    const auto speeds = split.speeds_of(group);
+    if (std::all_of(speeds.begin(), speeds.end(), [](double speed) { return speed == 0; })) return true;
+  }
+  return false;
+}
+
 }  // namespace
 
 bool spans_nodes(int size, const PlanMachine& machine) {
   return machine.nodes() > 1 && machine.node_ranks() % size != 0;
+}
+
+std::vector<double> Split::speeds_of(int group) const {
+  if (speeds.empty()) return {};
+  const auto first = speeds.begin() + int64_t(group) * mesh.cp;
+  return {first, first + mesh.cp};
 }
 
 std::vector<Split> legal_splits(const Sizes& wanted, const Workload& work, const ModelFacts& model,
@@ -167,12 +183,23 @@ std::vector<Split> legal_splits(const Sizes& wanted, const Workload& work, const
   if (std::none_of(meshes.begin(), meshes.end(), busy)) refuse_parts(wanted.mesh, world, first.cp, work);
 
   std::vector<Split> splits;
-  bool any_busy = false;
+  bool any_busy = false, weightless = false;
   for (const MeshShape& mesh : meshes) {
     for (const AttentionShape& shape : attention_shapes(wanted.attention, mesh.cp, model.heads, machine)) {
-      splits.push_back({mesh, shape});
+      Split split{mesh, shape, machine.speeds};
+      if (without_speed(split)) {
+        weightless = true;
+        continue;
+      }
+      splits.push_back(std::move(split));
       any_busy |= busy(mesh);
     }
+  }
+  if (splits.empty() && weightless) {
+    fail(ExitCode::config,
+         "devices: with these weights, all ranks of a group that shares a sequence have weight 0; give one "
+         "of them "
+         "more, or leave infer.diffusion at auto");
   }
   if (!any_busy) refuse_attention(wanted.attention, std::find_if(meshes.begin(), meshes.end(), busy)->cp);
   return splits;

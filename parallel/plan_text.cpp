@@ -45,6 +45,13 @@ std::string groups_text(MeshShape mesh) {
   return names.empty() ? "none" : fmt::format("{}", fmt::join(names, " "));
 }
 
+std::string speeds_text(const std::vector<double>& speeds) {
+  constexpr size_t shown = 16;
+  const size_t count = std::min(speeds.size(), shown);
+  return fmt::format("{:g}{}", fmt::join(speeds.begin(), speeds.begin() + int64_t(count), ":"),
+                     count < speeds.size() ? ":.." : "");
+}
+
 std::string machine_text(const PlanMachine& machine) {
   const std::string ranks =
       fmt::format("{} {} rank{}", machine.world, machine.device_name(), machine.world == 1 ? "" : "s");
@@ -101,6 +108,7 @@ std::string describe(const RunPlan& plan, const ModelFacts& model) {
   line("mesh", fmt::format("dp {} x cfg {} x cp {}, attention ulysses {} x ring {}", plan.mesh.dp,
                            plan.mesh.cfg, plan.mesh.cp, plan.attention.ulysses, plan.attention.ring));
   line("groups", groups_text(plan.mesh));
+  if (!m.speeds.empty()) line("speeds", speeds_text(m.speeds));
   line("backend", plan.mesh.ranks() == 1
                       ? fmt::format("none needed, {} threads", m.threads_per_rank)
                       : fmt::format("{}, {} thread{} a rank", m.backend, m.threads_per_rank,
@@ -132,7 +140,8 @@ std::string describe_choices(const MeshChoices& choices, size_t limit) {
   const size_t shown = limit == 0 ? choices.meshes.size() : std::min(limit, choices.meshes.size());
   for (size_t i = 0; i < shown; ++i) {
     const MeshChoice& c = choices.meshes[i];
-    const auto& [mesh, attention] = c.split;
+    const MeshShape& mesh = c.split.mesh;
+    const AttentionShape& attention = c.split.attention;
     text += fmt::format("  {:>4} {:>3} {:>4}  {:>7} x {:<4} {:>8} {:>9} {:>9.2f} {:>7.1f} % {:>9}  {}\n",
                         mesh.dp, mesh.cfg, mesh.cp, attention.ulysses, attention.ring,
                         seconds_text(c.predicted.step_seconds), seconds_text(c.predicted.total_seconds),

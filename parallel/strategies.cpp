@@ -4,7 +4,11 @@
 
 namespace frameshard {
 
-AttentionStrategy::AttentionStrategy(Communicator& cp, AttentionShape shape, ExchangeOverlap overlap) {
+AttentionStrategy::AttentionStrategy(Communicator& cp, AttentionShape shape, ExchangeOverlap overlap,
+                                     std::vector<double> speeds)
+    : shape_(shape), speeds_(std::move(speeds)) {
+  require(speeds_.empty() || int(speeds_.size()) == cp.size(), "{} speeds for {} ranks", speeds_.size(),
+          cp.size());
   require(shape.ulysses * shape.ring == cp.size(), "ulysses {} x ring {} on {} ranks", shape.ulysses,
           shape.ring, cp.size());
   const int group_index = cp.rank() / shape.ulysses, place = cp.rank() % shape.ulysses;
@@ -18,8 +22,13 @@ AttentionStrategy::AttentionStrategy(Communicator& cp, AttentionShape shape, Exc
   AttentionPtr inner = shape.ring > 1 ? make_ring_attention(*ring) : make_local_attention();
   // A ring's own exchanges already run between the blocks, on the same links.
   if (shape.ring > 1) overlap = ExchangeOverlap::off;
-  attention_ = shape.ulysses > 1 ? make_ulysses_attention(*ulysses, std::move(inner), group_index, overlap)
-                                 : std::move(inner);
+  attention_ = shape.ulysses > 1
+                   ? make_ulysses_attention(*ulysses, std::move(inner), group_index, overlap, speeds_)
+                   : std::move(inner);
+}
+
+Partition AttentionStrategy::divide(int64_t tokens, const SequenceCost& cost) const {
+  return divide_tokens(tokens, cost, shape_.ulysses, speeds_, shape_.ulysses * shape_.ring);
 }
 
 int64_t AttentionStrategy::bytes_sent() const {

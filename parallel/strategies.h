@@ -2,6 +2,7 @@
 #pragma once
 
 #include "parallel/attention.h"
+#include "parallel/balance.h"
 #include "parallel/mesh.h"
 
 namespace frameshard {
@@ -15,8 +16,11 @@ struct AttentionShape {
 /// Owns the subgroups that the strategy needs. Collective over `cp`, which must outlive it.
 class AttentionStrategy {
  public:
+  /// `speeds`: of the ranks of `cp`, in any unit; none: all alike.
   AttentionStrategy(Communicator& cp, AttentionShape shape,
-                    ExchangeOverlap overlap = ExchangeOverlap::automatic);
+                    ExchangeOverlap overlap = ExchangeOverlap::automatic, std::vector<double> speeds = {});
+  /// The tokens of each rank, by the speeds.
+  Partition divide(int64_t tokens, const SequenceCost& cost) const;
   const AttentionParallel& operator*() const { return *attention_; }
   const AttentionParallel* operator->() const { return attention_.get(); }
   /// What the subgroups have moved (nothing where the cp group itself is used).
@@ -24,6 +28,8 @@ class AttentionStrategy {
   double seconds() const;
 
  private:
+  AttentionShape shape_;
+  std::vector<double> speeds_;
   CommPtr ulysses_, ring_;
   AttentionPtr attention_;
 };

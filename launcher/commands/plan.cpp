@@ -4,6 +4,7 @@
 #include "core/host.h"
 #include "launcher/commands/commands.h"
 #include "launcher/commands/output.h"
+#include "launcher/devices.h"
 #include "launcher/job.h"
 #include "launcher/plan_world.h"
 #include "parallel/hardware.h"
@@ -19,9 +20,11 @@ int64_t memory_of(const DeviceKind& kind) {
   return cuda() ? total_memory(at::Device(at::kCUDA, 0)) : 0;
 }
 
-PlanMachine planned_machine(const InferConfig& infer, const PlanOptions& options, const PlanWorld& world) {
-  const DeviceKind& kind = device_kind(options.device == "auto" ? device_type(infer.device) : options.device);
+PlanMachine planned_machine(const RunConfig& config, const PlanOptions& options, const PlanWorld& world) {
+  const InferConfig& infer = config.infer;
+  const DeviceKind& kind = device_kind(options.device == "auto" ? device_type(config) : options.device);
   PlanMachine machine{.world = world.ranks, .ranks_per_node = world.ranks_per_node};
+  machine.speeds = rank_speeds(config, world.ranks);
   machine.device = kind.type, machine.hardware = kind.name, machine.memory_bytes = memory_of(kind);
   machine.interconnect = options.interconnect;
   if (!options.interconnect.empty() && interconnect(options.interconnect).rate == 0 && machine.nodes() > 1) {
@@ -39,9 +42,13 @@ PlanMachine planned_machine(const InferConfig& infer, const PlanOptions& options
 
 int plan_command(const std::string& config, const std::vector<std::string>& overrides,
                  const PlanOptions& options) {
-  const PlanWorld world = plan_world(options);
+  PlanWorld world = plan_world(options);
   const Job job = open_job(config, overrides, /*fail_fast=*/false);  // as `run` would go on
-  const PlanMachine machine = planned_machine(job.config.infer, options, world);
+  if (world.source.empty() && !job.config.devices.empty()) {
+    world.ranks = world.ranks_per_node = int(job.config.devices.size());
+    world.source = "devices";
+  }
+  const PlanMachine machine = planned_machine(job.config, options, world);
   const ModelFacts facts = model_facts(job, machine.device);
   const RunPlan plan = make_plan(job.config, facts, machine);
   const MeshChoices choices = rank_meshes(job.config, facts, machine);

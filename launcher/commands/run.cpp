@@ -4,6 +4,7 @@
 #include "core/phase.h"
 #include "core/stop.h"
 #include "launcher/commands/run_parts.h"
+#include "launcher/devices.h"
 #include "launcher/failure.h"
 #include "parallel/comm/mpi_session.h"
 #include "parallel/comm/self.h"
@@ -19,6 +20,8 @@ int64_t fixed_ranks(const Job& job) {
 
 int ranks_alone(const Job& job) {
   const int64_t fixed = fixed_ranks(job);
+  const size_t devices = job.config.devices.size();
+  if (devices > 1 && job.config.infer.backend != "mpi") return int(devices);  // a thread each
   if (job.config.infer.backend == "threads" && fixed > 256) {
     fail(ExitCode::config, "dp*cfg*cp = {} ranks as threads of one process; at most 256 make sense", fixed);
   }
@@ -43,7 +46,7 @@ Generated generate_or_report(const Job& job, const RunPlan& plan, const RankPlac
     const Failure failure = current_failure();
     write_failure_file(job.directory, failure, world.rank(), current_phase());
     throw RankFailure(failure.code, failure_line(failure, world.rank(), world.size(),
-                                                 rank_device(job, place).str(), current_phase()));
+                                                 rank_device(job.config, place).str(), current_phase()));
   }
 }
 
@@ -72,7 +75,7 @@ int run_alone(const RunOptions& options) {
   std::mutex mutex;
   auto body = [&](Communicator& world) {
     RankPlace mine = place;
-    mine.local_rank = world.rank();
+    mine.rank = mine.local_rank = world.rank();
     Observer observer(world, options.observe, observed(job, mine, plan, world.rank()),
                       world.rank() == 0 ? std::move(exporter) : nullptr);
     Generated made = generate_or_report(job, plan, mine, world, {models, observer});

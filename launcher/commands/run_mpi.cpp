@@ -9,6 +9,7 @@
 #include "core/phase.h"
 #include "core/stop.h"
 #include "launcher/commands/run_parts.h"
+#include "launcher/devices.h"
 #include "launcher/doctor/versions_check.h"
 #include "launcher/failure.h"
 #include "launcher/settle.h"
@@ -49,8 +50,8 @@ std::vector<UnitState> survey_hosts(const Job& job, const RankPlace& place, Comm
   const FailureClaim claim(job.directory, job.failure_token);
   if (claim.mine()) {
     write_failure_file(job.directory, failure, world.rank(), current_phase());
-    const auto line =
-        failure_line(failure, world.rank(), world.size(), rank_device(job, place).str(), current_phase());
+    const auto line = failure_line(failure, world.rank(), world.size(), rank_device(job.config, place).str(),
+                                   current_phase());
     log::print(line + "\n");
   }
   // Ranks that fail in the same moment must find the claim, and the one that reports must not be killed
@@ -128,7 +129,10 @@ Generated generate_together(const RunOptions& options, const Job& job, const Run
 int run_rank(const RunOptions& options, MpiSession& mpi) {
   Communicator& world = mpi.world();
   Job job = open_together(options, mpi, world);
-  RankPlace place{.local_rank = mpi.local_rank(), .local_size = mpi.local_size(), .under_mpi = true};
+  RankPlace place{.rank = world.rank(),
+                  .local_rank = mpi.local_rank(),
+                  .local_size = mpi.local_size(),
+                  .under_mpi = true};
   const PlanMachine machine = describe_together(job, place, world);
   job.found = survey_hosts(job, place, world);
   RunPlan plan;

@@ -6,6 +6,7 @@
 #include "core/host.h"
 #include "core/log.h"
 #include "launcher/commands/output.h"
+#include "launcher/devices.h"
 #include "launcher/precision.h"
 
 namespace frameshard {
@@ -33,12 +34,8 @@ void print_plan(const RunPlan& plan, const Job& job, int rank) {
   }
 }
 
-at::Device rank_device(const Job& job, const RankPlace& place) {
-  return device_for_rank(job.config.infer.device, place.local_rank);
-}
-
 ObservedRank observed(const Job& job, const RankPlace& place, const RunPlan& plan, int rank) {
-  return {.device = rank_device(job, place), .replica = coord_of(rank, plan.mesh).dp};
+  return {.device = rank_device(job.config, place), .replica = coord_of(rank, plan.mesh).dp};
 }
 
 std::unique_ptr<Exporter> exporter_of(const RunOptions& options) {

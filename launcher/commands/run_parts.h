@@ -16,7 +16,6 @@ void print_failures(const Generated& made);
 /// Rank 0 prints it, and warns where the ranks have many more threads than there are cores.
 void print_plan(const RunPlan& plan, const Job& job, int rank);
 
-at::Device rank_device(const Job& job, const RankPlace& place);
 ObservedRank observed(const Job& job, const RankPlace& place, const RunPlan& plan, int rank);
 /// Null where --prometheus is not given.
 std::unique_ptr<Exporter> exporter_of(const RunOptions& options);

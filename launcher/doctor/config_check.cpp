@@ -23,6 +23,7 @@ int64_t least_of_all(Communicator& world, int64_t value) {
 // As `frameshard run` would be started: these ranks, or those that the sizes say.
 int planned_ranks(const Job& job, const Communicator& world) {
   if (world.size() > 1) return world.size();
+  if (!job.config.devices.empty()) return int(job.config.devices.size());
   const DiffusionConfig& sizes = job.config.infer.diffusion;
   const int64_t fixed =
       sizes.dp_size.value.value_or(1) * sizes.cfg_size.value.value_or(1) * sizes.cp_size.value.value_or(1);

@@ -69,6 +69,7 @@ RunConfig filled(const std::string& text) {
   config.infer.share_weights = false;
   config.infer.overlap_exchange = "on";
   config.infer.cuda_graph = "off";
+  config.devices = {{"cuda:1", 70.5}, {"cpu", 0}};
   config.lossy = {0.1 + 0.2, true, "on"};
   config.scheduler = {3.0000000000000004, "euler", "wan"};
   config.output = {"o" + text, 24, true, true};
@@ -229,6 +230,7 @@ TEST_CASE("all keys, so that a changed option is noticed") {
                                          "infer.share_weights",
                                          "infer.overlap_exchange",
                                          "infer.cuda_graph",
+                                         "devices",
                                          "lossy.step_cache",
                                          "lossy.float8_linear",
                                          "lossy.vae_tiling",

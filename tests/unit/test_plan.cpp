@@ -237,6 +237,33 @@ TEST_CASE("more ranks than heads is a warning") {
   CHECK(make_plan(config_with(), facts_1_3b(), cuda_machine(8)).warnings.empty());
 }
 
+TEST_CASE("unequal ranks share the work by their speeds") {
+  PlanMachine unequal = cuda_machine(2);
+  unequal.speeds = {2, 1};
+  const RunPlan even = make_plan(config_with({.cp = 2}), facts_1_3b(), cuda_machine(2)),
+                weighted = make_plan(config_with({.cp = 2}), facts_1_3b(), unequal),
+                alone = make_plan(config_with(), facts_1_3b(), cuda_machine(1));
+  CHECK(weighted.heads.sizes() == std::vector<int64_t>{8, 4});
+  CHECK(weighted.tokens.size(0) > 1.9 * weighted.tokens.size(1));
+  // In the time of the faster one: two thirds of all instead of a half on the slower one.
+  CHECK(weighted.costs.operations == Approx(alone.costs.operations * 2 / 3).epsilon(0.01));
+  CHECK(weighted.predicted.speedup > 1.4);
+  CHECK(weighted.predicted.speedup < 1.5);
+  CHECK(even.predicted.speedup > 1.8);
+  CHECK(describe(weighted, facts_1_3b()).find("speeds    2:1") != std::string::npos);
+}
+
+TEST_CASE("a group that nobody computes is refused") {
+  PlanMachine machine = cuda_machine(4);
+  machine.speeds = {0, 0, 1, 1};
+  RunConfig halves = config_with();
+  halves.infer.diffusion = {.cp_size = {2}, .cfg_size = {2}, .dp_size = {1}};
+  const Caught refused = caught([&] { make_plan(halves, facts_1_3b(), machine); });
+  CHECK(refused.code == ExitCode::config);
+  CHECK(refused.has("all ranks of a group that shares a sequence have weight 0"));
+  CHECK(make_plan(config_with({.cp = 4}), facts_1_3b(), machine).tokens.size(0) == 0);
+}
+
 TEST_CASE("options that change nothing here are named") {
   const auto warnings = [](RunConfig config, const PlanMachine& machine) {
     config.infer.cuda_graph = config.infer.overlap_exchange = "on";

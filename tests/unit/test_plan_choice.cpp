@@ -94,7 +94,8 @@ TEST_CASE("every split of the ranks is there once, the documented order holds") 
     const MeshChoices choices = rank_meshes(large_videos(4), facts_14b(), cluster(world, 8));
     std::set<Shape> shapes;
     for (const MeshChoice& choice : choices.meshes) {
-      const auto& [mesh, attention] = choice.split;
+      const MeshShape& mesh = choice.split.mesh;
+      const AttentionShape& attention = choice.split.attention;
       CHECK(mesh.ranks() == world);
       CHECK(attention.ulysses * attention.ring == mesh.cp);
       CHECK_FALSE((spans_nodes(attention.ulysses, cluster(world, 8)) || attention.ulysses > 40));

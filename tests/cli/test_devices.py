@@ -1,0 +1,76 @@
+"""`devices:`: one for each rank, with its speed."""
+
+import json
+from pathlib import Path
+
+import numpy
+import pytest
+
+from engine import in_tmp_path, latents, mpirun, run, succeed, write_config
+
+OUTPUT = Path("outputs/job")
+PAIR = "devices=[{device: cpu, weight: 2}, {device: cpu, weight: 1}]"
+
+
+def close(a, b):
+    return numpy.linalg.norm(a - b) <= 1e-5 * numpy.linalg.norm(b)
+
+
+@pytest.fixture(scope="module")
+def one_rank(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("one")
+    write_config(directory)
+    succeed(run(["run", str(directory / "job.yaml"), f"output.directory={directory}/outputs"]))
+    return latents(directory / OUTPUT)
+
+
+def test_unequal_ranks_under_mpirun(one_rank):
+    write_config(".")
+    result = succeed(mpirun(2, ["run", "job.yaml", PAIR, "infer.diffusion.cp_size=2"]))
+    assert "speeds    2:1" in result.err and "heads     5+3 of 8" in result.err, result.err
+    assert close(latents(OUTPUT), one_rank)
+
+
+@pytest.mark.parametrize("weights", [[70, 30], [1, 0], [40, 40, 15, 5]], ids=str)
+def test_a_rank_a_device_without_mpirun(weights, one_rank):
+    """Threads of one process; guidance is on, so that some of the meshes divide it."""
+    devices = ", ".join(f"{{device: cpu, weight: {weight}}}" for weight in weights)
+    write_config(".")
+    result = succeed(run(["run", "job.yaml", f"devices=[{devices}]", f"infer.diffusion={{cp_size: {len(weights)}}}"]))
+    assert f"{len(weights)} cpu ranks" in result.err, result.err
+    assert close(latents(OUTPUT), one_rank)
+
+
+def test_guidance_over_unequal_ranks(one_rank):
+    write_config(".")
+    succeed(run(["run", "job.yaml", PAIR, "infer.diffusion.cfg_size=2"]))
+    assert close(latents(OUTPUT), one_rank)
+
+
+def test_the_plan_takes_the_number_of_ranks_from_the_list():
+    write_config(".")
+    plan = json.loads(succeed(run(["plan", "job.yaml", PAIR, "infer.diffusion.cp_size=2", "--json"])).out)
+    assert plan["machine"]["ranks_from"] == "devices" and plan["machine"]["ranks"] == 2
+    assert plan["machine"]["speeds"] == [2, 1]
+
+
+@pytest.mark.parametrize("override, code, parts", [
+    ("devices=[{device: cuda:3}, {device: cuda:1}]", 78, ["a device is cuda, but"]),
+    ("devices=[{device: cpu}, {device: cuda:1}]", 78, ["devices lists GPUs and CPUs"]),
+    ("devices=[{weight: 0}, {weight: 0}]", 78, ["every weight of devices is 0"]),
+    ("devices=[{weight: -1}, {weight: 2}]", 78, ["devices.0.weight", "must be between 0"]),
+    ("devices=[{device: gpu}, {}]", 78, ["devices.0.device", "must be auto, cpu, cuda or cuda:<number>", "gpu"]),
+    ("devices=[{weight: fast}, {}]", 78, ["devices.0.weight", "number"]),
+], ids=lambda value: value if isinstance(value, str) else "")
+def test_devices_that_cannot_be(override, code, parts):
+    write_config(".")
+    result = run(["run", "job.yaml", override])
+    assert result.code == code, result.err
+    assert all(part in result.err for part in parts), result.err
+    assert not Path("outputs").exists()
+
+
+def test_another_number_of_ranks_than_devices():
+    write_config(".")
+    result = mpirun(3, ["run", "job.yaml", PAIR])
+    assert result.code == 78 and "devices lists 2 for 3 ranks; give one entry a rank, or start 2" in result.err, result.err
