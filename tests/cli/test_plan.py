@@ -92,7 +92,7 @@ def test_json_says_the_same():
                               "interconnect": "ndr400", "speeds": None, "memory_bytes": 79 * 2**30, "ranks_from": "--world"}
     assert got["mesh"] == {"dp": 1, "cfg": 2, "cp": 8, "ulysses": 8, "ring": 1}
     assert sum(got["tokens"]) == 9 * 16 * 16 and len(got["tokens"]) == 8 and got["heads"] == [1] * 8
-    assert got["meshes"][0] == {**got["mesh"], **got["predicted"], "speeds": None, "memory_bytes": got["memory"]["peak_bytes"],
+    assert got["meshes"][0] == {**got["mesh"], **got["predicted"], "memory_bytes": got["memory"]["peak_bytes"],
                                 "fits": True, "why_not": ""}
     assert all(mesh["why_not"] for mesh in got["meshes"][1:])
     assert len(got["bytes_a_rank"]) == 16 and len(got["reasons"]) == 2
