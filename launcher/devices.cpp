@@ -45,8 +45,8 @@ std::string device_type(const RunConfig& config) {
          "devices lists GPUs and CPUs; the ranks of a job compute on one kind: leave out one of them");
   }
   if (*types.begin() == "cuda" && !cuda()) {
-    fail(ExitCode::config, "{} is cuda, but {}; use cpu or auto",
-         config.devices.empty() ? "infer.device" : "a device", why_no_cuda());
+    if (!config.devices.empty()) fail(ExitCode::config, "a device is cuda, but {}; use cpu", why_no_cuda());
+    fail(ExitCode::config, "infer.device is cuda, but {}; set infer.device=cpu or auto", why_no_cuda());
   }
   return *types.begin();
 }

@@ -5,6 +5,7 @@
 #include <ATen/Context.h>
 
 #include "core/error.h"
+#include "core/text.h"
 #include "models/weight_sharing.h"
 
 namespace frameshard {
@@ -105,7 +106,8 @@ void check_weights(const WeightList& list, const WeightFiles& files, const std::
   }
   for (const auto& [name, entry] : files.tensors()) {
     if (!known.contains(name) && !list.ignores(name)) {
-      problems.push_back(fmt::format("not part of this model: {} {}", name, format_shape(entry.shape)));
+      problems.push_back(
+          fmt::format("not part of this model: {} {}", one_line(name), format_shape(entry.shape)));
     }
   }
   if (problems.empty()) return;

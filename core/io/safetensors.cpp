@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "core/hash.h"
 #include "core/io/json_file.h"
+#include "core/text.h"
 
 namespace frameshard {
 namespace {
@@ -103,10 +104,10 @@ Json parse_header(const fs::path& file, const std::string& text) {
   try {
     header = Json::parse(text, watch);
   } catch (const nlohmann::json::exception& error) {
-    fail(ExitCode::bad_data, "{}: corrupt header: {}", file.string(), error.what());
+    fail(ExitCode::bad_data, "{}: corrupt header: {}", file.string(), one_line(error.what()));
   }
   if (!duplicate.empty())
-    fail(ExitCode::bad_data, "{}: corrupt header: two entries \"{}\"", file.string(), duplicate);
+    fail(ExitCode::bad_data, "{}: corrupt header: two entries \"{}\"", file.string(), one_line(duplicate));
   return header;
 }
 
@@ -136,7 +137,7 @@ uint64_t checked_size(const fs::path& file, const std::string& name, const std::
   uint64_t bytes = each;
   for (int64_t extent : shape) {
     if (extent < 0 || __builtin_mul_overflow(bytes, uint64_t(extent), &bytes)) {
-      fail(ExitCode::bad_data, "{}: tensor \"{}\": impossible shape {}", file.string(), name,
+      fail(ExitCode::bad_data, "{}: tensor \"{}\": impossible shape {}", file.string(), one_line(name),
            format_shape(shape));
     }
   }
@@ -162,23 +163,23 @@ TensorEntry parse_entry(const fs::path& file, const std::string& name, const Jso
   std::vector<uint64_t> range;
   try {
     entry.dtype = dtype_from_safetensors(json.at("dtype").get<std::string>(),
-                                         file.string() + ": tensor \"" + name + "\"");
+                                         fmt::format("{}: tensor \"{}\"", file.string(), one_line(name)));
     entry.shape = whole_numbers<int64_t>(json, "shape");
     range = whole_numbers<uint64_t>(json, "data_offsets");
   } catch (const nlohmann::json::exception& error) {
-    fail(ExitCode::bad_data, "{}: tensor \"{}\": corrupt header entry: {}", file.string(), name,
-         error.what());
+    fail(ExitCode::bad_data, "{}: tensor \"{}\": corrupt header entry: {}", file.string(), one_line(name),
+         one_line(error.what()));
   }
   entry.bytes = checked_size(file, name, entry.shape, c10::elementSize(entry.dtype));
   if (range.size() != 2 || range[1] < range[0] || range[1] - range[0] != entry.bytes) {
     fail(ExitCode::bad_data, "{}: tensor \"{}\": offsets {} do not hold {} bytes of shape {}", file.string(),
-         name, json.at("data_offsets").dump(), entry.bytes, format_shape(entry.shape));
+         one_line(name), json.at("data_offsets").dump(), entry.bytes, format_shape(entry.shape));
   }
   entry.offset = data_start + range[0];
   if (range[1] > file_bytes - data_start) {
     fail(ExitCode::bad_data,
          "{}: truncated: tensor \"{}\" ends at offset {}, the file has {} bytes; download it again",
-         file.string(), name, data_start + range[1], file_bytes);
+         file.string(), one_line(name), data_start + range[1], file_bytes);
   }
   return entry;
 }
@@ -192,7 +193,7 @@ void check_no_gaps(const fs::path& file, std::vector<TensorEntry> entries, uint6
   for (const TensorEntry& entry : entries) {
     if (entry.offset != expected) {
       fail(ExitCode::bad_data, "{}: corrupt: tensor \"{}\" starts at offset {} where {} was expected ({})",
-           file.string(), entry.name, entry.offset, expected,
+           file.string(), one_line(entry.name), entry.offset, expected,
            entry.offset < expected ? "tensors overlap" : "a hole");
     }
     expected += entry.bytes;
@@ -213,7 +214,7 @@ at::ScalarType dtype_from_safetensors(const std::string& name, const std::string
   for (const auto& [known, dtype] : dtypes) {
     if (name == known) return dtype;
   }
-  fail(ExitCode::bad_data, "{}: unknown element type \"{}\"", context, name);
+  fail(ExitCode::bad_data, "{}: unknown element type \"{}\"", context, one_line(name));
 }
 
 std::string dtype_to_safetensors(at::ScalarType wanted) {
@@ -245,7 +246,7 @@ void WeightFiles::add_file(const fs::path& file) {
   for (TensorEntry& entry : entries) {
     const auto [at, fresh] = tensors_.emplace(entry.name, entry);
     if (!fresh) {
-      fail(ExitCode::bad_data, "{}: tensor \"{}\" is also in {}", file.string(), entry.name,
+      fail(ExitCode::bad_data, "{}: tensor \"{}\" is also in {}", file.string(), one_line(entry.name),
            files_[at->second.file].filename().string());
     }
   }
@@ -261,7 +262,7 @@ void WeightFiles::add_shards(const fs::path& index) {
   for (const auto& [name, shard] : weight_map) {
     if (fs::path(shard).filename() != shard || shard.empty() || shard == "." || shard == "..") {
       fail(ExitCode::bad_data, "{}: shard name \"{}\" of \"{}\" must be a plain file name", index.string(),
-           shard, name);
+           one_line(shard), one_line(name));
     }
     shards.insert(shard);
   }
@@ -269,7 +270,8 @@ void WeightFiles::add_shards(const fs::path& index) {
   for (const auto& [name, shard] : weight_map) {
     const TensorEntry* entry = find(name);
     if (!entry || files_[entry->file].filename() != shard) {
-      fail(ExitCode::bad_data, "{}: tensor \"{}\" should be in {} and is not", index.string(), name, shard);
+      fail(ExitCode::bad_data, "{}: tensor \"{}\" should be in {} and is not", index.string(), one_line(name),
+           one_line(shard));
     }
   }
 }

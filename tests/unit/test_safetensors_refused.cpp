@@ -145,6 +145,12 @@ TEST_CASE("entries that cannot be") {
   refused(entry("a", "[1]", "[0,4]") + "," + entry("b", "[0]", "[6,6]"), "a hole");
 }
 
+TEST_CASE("names cannot steer the terminal or look like lines of ours") {
+  const std::string name = R"(a\u001b[2J\nFAILED: all is well)";  // as JSON writes them
+  check_refused(file_bytes(header(entry(name, "[3]", "[0,8]")), std::string(8, '\0')),
+                R"(tensor "a\x1b[2J\nFAILED: all is well": offsets)");
+}
+
 TEST_CASE("what cannot be written") {
   const Folder folder;
   const auto nowhere = caught([&] { write_safetensors(folder / "x/w.safetensors", {{"a", two}}); });

@@ -1,0 +1,80 @@
+"""Two ranks of which one is half as fast: context parallelism by weight beside an even split and the fast rank alone.
+
+Each rank has a core of its own; on the slow one's core another process computes all the time, which the kernel gives half of
+it. Printed are the median seconds of a denoising step and the speed-up over the fast rank alone, the runs in turn.
+
+    python3 tests/bench/unequal_pair.py [--rounds 3] [--weights 1:1,2:1,3:2] [--steps 8] [--json FILE]
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+SOURCE = Path(__file__).resolve().parents[2]
+PROGRAM = Path(os.environ.get("FRAMESHARD_BUILD", SOURCE / "build" / "release")) / "frameshard"
+SLOW_CORE_WORK = "while True: pass"
+
+
+def environment():
+    return dict(os.environ, OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="", OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
+
+
+def step_seconds(directory, steps, weights):
+    """Median of the slowest rank's seconds a step, without the first step."""
+    config = {"model": {"path": str(SOURCE / "examples/shapes")},
+              "request": {"prompt": "a red circle moving left", "width": 128, "height": 128, "num_frames": 33, "guidance_scale": 1,
+                          "num_inference_steps": steps, "max_sequence_length": 64},
+              "infer": {"pin_threads": False}, "output": {"directory": str(directory), "overwrite": True}}
+    if weights:
+        config["devices"] = [{"device": "cpu", "weight": weight} for weight in weights]
+        config["infer"]["diffusion"] = {"cp_size": 2}
+    file = Path(directory) / "pair.yaml"
+    file.write_text(json.dumps(config))
+    fast, slow = sorted(os.sched_getaffinity(0))[:2]
+    program = [str(PROGRAM), "run", str(file)]
+    command = ["taskset", "-c", str(fast), *program]
+    if weights:
+        command = ["mpirun", "--oversubscribe", "--bind-to", "none", "-n", "1", *command, ":", "-n", "1", "taskset", "-c", str(slow), *program]
+    other = subprocess.Popen(["taskset", "-c", str(slow), sys.executable, "-c", SLOW_CORE_WORK])
+    try:
+        done = subprocess.run(command, env=environment(), capture_output=True, text=True)
+    finally:
+        other.kill()
+        other.wait()
+    if done.returncode != 0:
+        sys.exit(f"ended with {done.returncode}: {done.stderr[-2000:]}")
+    lines = [json.loads(line) for line in (Path(directory) / "pair" / "metrics.jsonl").read_text().splitlines()]
+    each = [max(line["seconds"]) if isinstance(line["seconds"], list) else line["seconds"] for line in lines if line["event"] == "step"]
+    return statistics.median(each[1:])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--weights", default="1:1,3:2,2:1,5:2", help="of the fast and the slow rank")
+    parser.add_argument("--json", help="also write the numbers to this file")
+    options = parser.parse_args()
+    cases = {"fast rank alone": None}
+    cases.update({text: [float(word) for word in text.split(":")] for text in options.weights.split(",")})
+    times = {name: [] for name in cases}
+    with tempfile.TemporaryDirectory() as directory:
+        for _ in range(options.rounds):
+            for name, weights in cases.items():
+                times[name].append(step_seconds(directory, options.steps, weights))
+    medians = {name: statistics.median(each) for name, each in times.items()}
+    alone = medians["fast rank alone"]
+    print(f"{'':18}{'s/step':>10}{'speed-up':>10}")
+    for name, seconds in medians.items():
+        print(f"{name:18}{seconds:10.4f}{alone / seconds:10.2f}")
+    if options.json:
+        Path(options.json).write_text(json.dumps({"s_a_step": times}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
