@@ -22,7 +22,10 @@ Failure out_of_memory(const std::string& detail) {
 // LibTorch's CPU allocator throws a plain c10::Error.
 bool is_allocation_failure(const std::string& text) {
   return text.find("DefaultCPUAllocator") != std::string::npos ||
-         text.find("not enough memory") != std::string::npos;
+         text.find("not enough memory") != std::string::npos ||
+         text.find("could not create a primitive") !=
+             std::string::npos ||  // oneDNN, whose buffers did not fit
+         text.find("could not create a memory") != std::string::npos;
 }
 
 std::string first_line(const std::string& text) {
@@ -47,6 +50,7 @@ Failure current_failure() {
   } catch (const std::bad_alloc&) {
     return out_of_memory("an allocation failed");
   } catch (const std::exception& error) {
+    if (is_allocation_failure(error.what())) return out_of_memory(error.what());
     return {ExitCode::internal, error.what()};
   } catch (...) {
     return {ExitCode::internal, "an unknown exception"};

@@ -172,6 +172,7 @@ int refuse_command_line(const CLI::App& app, const CLI::ParseError& error, int a
 int main(int argc, char** argv) {
   open_standard_streams();
   std::signal(SIGPIPE, SIG_IGN);  // a closed pipe is a failed write, not a killed rank
+  std::signal(SIGXFSZ, SIG_IGN);  // and so is a file beyond `ulimit -f`
   if (std::string_view(argv[0]).ends_with(agent_name)) return run_agent({argv + 1, argv + argc});
   set_phase("start");
   keep_freed_memory();

@@ -9,7 +9,6 @@
 
 #include <ATen/ATen.h>
 
-#include "parallel/balance.h"
 #include "parallel/sequence.h"
 
 namespace frameshard {
@@ -48,8 +47,6 @@ class Denoiser {
   /// Turns the blocks' linear layers into 8-bit floats (common/float8.h), one at a time; there is no way
   /// back.
   virtual void quantize_linear() = 0;
-  /// How a forward pass over so many tokens divides over ranks.
-  virtual SequenceCost sequence_cost(int64_t tokens) const = 0;
   /// Tokens of one latent video [C, F, h, w].
   virtual int64_t token_count(at::IntArrayRef latent_shape) const = 0;
   /// [C, F, h, w] of the latents for a video of this size.

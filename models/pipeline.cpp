@@ -81,7 +81,7 @@ at::Tensor DenoiseLoop::run(const RequestConfig& request, const Conditioning& te
                             const std::function<void(const DenoiseState&)>& on_step) const {
   const c10::NoGradGuard no_grad;
   const int64_t tokens = denoiser_.token_count(start.latents.sizes().slice(1));
-  const Partition pieces = attention_.divide(tokens, denoiser_.sequence_cost(tokens));
+  const Partition pieces = attention_.divide(tokens);
   const ParallelSequence sequence(mesh_.cp(), *attention_, pieces);
   const GuidanceCombiner guidance(mesh_.cfg(), request.guidance_scale,
                                   branches_together(device_.is_cuda(), pieces.largest()));

@@ -211,7 +211,7 @@ RunPlan make_plan(const RunConfig& config, const ModelFacts& model, const PlanMa
                .guided = work.guided,
                .largest = largest_of(requests, model)};
   plan.grid = work.largest.grid;
-  plan.tokens = tokens_of(best.split, work.largest, model, 0);
+  plan.tokens = tokens_of(best.split, work.largest, 0);
   plan.heads = heads_of(best.split, model, 0);
   check_decoders(config.infer, plan.mesh);
   plan.decoding = best.decoding;

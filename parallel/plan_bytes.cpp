@@ -33,7 +33,7 @@ Pieces pieces_of(const Split& split, const VideoClass& video, const ModelFacts& 
     auto of_group = [&](int64_t g) { return tokens.between(g * ulysses, (g + 1) * ulysses); };
     return {tokens.size(place), heads.size(place % ulysses), of_group(group), of_group((group + 1) % ring)};
   }
-  const Partition tokens = tokens_of(split, video, model, rank / cp), groups = tokens.merged(ulysses);
+  const Partition tokens = tokens_of(split, video, rank / cp), groups = tokens.merged(ulysses);
   return {tokens.size(place), heads_of(split, model, rank / cp).size(place % ulysses), groups.size(group),
           groups.size((group + 1) % ring)};
 }

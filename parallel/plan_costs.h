@@ -25,7 +25,7 @@ struct Workload {
 Workload workload_of(const std::vector<RequestConfig>& requests, const ModelFacts& model);
 
 /// The tokens of each rank of a context-parallel group, and the heads of each place in its Ulysses groups.
-Partition tokens_of(const Split& split, const VideoClass& video, const ModelFacts& model, int group);
+Partition tokens_of(const Split& split, const VideoClass& video, int group);
 Partition heads_of(const Split& split, const ModelFacts& model, int group);
 
 /// Guidance branches that a rank computes one after the other.
@@ -47,9 +47,10 @@ struct SentBytes {
 };
 SentBytes sent_bytes(const Split& split, const VideoClass& video, const ModelFacts& model, int rank);
 
-/// Floating-point operations of the busiest rank in one step; of unequal ones, what the fastest could do in
-/// that rank's time.
+/// Floating-point operations of the busiest rank in one step.
 double step_operations(const Split& split, const VideoClass& video, const ModelFacts& model);
+/// What the fastest rank could do in the time of a step: with unequal ranks more.
+double timed_operations(const Split& split, const VideoClass& video, const ModelFacts& model);
 
 RankCosts rank_costs(const Split& split, const VideoClass& video, const ModelFacts& model,
                      const PlanMachine& machine, const Decoding& decoding = {});

@@ -18,7 +18,7 @@ int64_t largest_piece(const Split& split, const VideoClass& video, const ModelFa
   if (split.speeds.empty()) return ceil_div(video.grid.total(), split.mesh.cp);
   int64_t largest = 0;
   for (int group = 0; group < split.mesh.dp * split.mesh.cfg; ++group) {
-    largest = std::max(largest, tokens_of(split, video, model, group).largest());
+    largest = std::max(largest, tokens_of(split, video, group).largest());
   }
   return largest;
 }
@@ -44,10 +44,8 @@ int64_t denoise_activations(const Split& split, const VideoClass& video, const M
 
 }  // namespace
 
-Partition tokens_of(const Split& split, const VideoClass& video, const ModelFacts& model, int group) {
-  const int64_t tokens = video.grid.total();
-  const SequenceCost cost{model.heads, attention_share(tokens, model.width(), model.ffn_dim)};
-  return divide_tokens(tokens, cost, split.attention.ulysses, split.speeds_of(group), split.mesh.cp);
+Partition tokens_of(const Split& split, const VideoClass& video, int group) {
+  return divide_tokens(video.grid.total(), split.speeds_of(group), split.mesh.cp);
 }
 
 Partition heads_of(const Split& split, const ModelFacts& model, int group) {
@@ -56,32 +54,47 @@ Partition heads_of(const Split& split, const ModelFacts& model, int group) {
 
 namespace {
 
-// In the time of the fastest rank: the most of all ranks.
-double weighted_operations(const Split& split, const VideoClass& video, const ModelFacts& model) {
+// Of the ranks that differ: those of the busiest one, and what the fastest could do while the slowest works,
+// first on tokens and then on heads.
+struct UnequalOperations {
+  double most = 0, in_time_of_fastest = 0;
+};
+
+UnequalOperations unequal_operations(const Split& split, const VideoClass& video, const ModelFacts& model) {
   const double fastest = *std::max_element(split.speeds.begin(), split.speeds.end());
-  const int ulysses = split.attention.ulysses;
+  const int cp = split.mesh.cp, ulysses = split.attention.ulysses;
   const double all = double(video.grid.total());
-  double most = 0;
-  for (int rank = 0; rank < split.mesh.ranks(); ++rank) {
-    const int group = rank / split.mesh.cp, place = rank % split.mesh.cp;
-    if (split.speeds[size_t(rank)] == 0) continue;
-    const Partition tokens = tokens_of(split, video, model, group);
-    const double rows = double(tokens.merged(ulysses).size(place / ulysses));
-    const double heads = double(heads_of(split, model, group).size(place % ulysses));
-    const double attention =
-        4 * rows * all * double(model.width()) * heads / double(model.heads) * double(model.layers);
-    const double operations =
-        attention + denoiser_operations(model, tokens.size(place), 0, video.text_tokens);
-    most = std::max(most, operations * fastest / split.speeds[size_t(rank)]);
+  UnequalOperations result;
+  double slowest_tokens = 0, slowest_heads = 0;
+  for (int group = 0; group < split.mesh.dp * split.mesh.cfg; ++group) {
+    const Partition tokens = tokens_of(split, video, group), rows = tokens.merged(ulysses);
+    const Partition heads = heads_of(split, model, group);
+    for (int place = 0; place < cp; ++place) {
+      const double slower = fastest / split.speeds[size_t(group * cp + place)];
+      const double share = double(heads.size(place % ulysses)) / double(model.heads);
+      const double on_heads =
+          4 * double(rows.size(place / ulysses)) * all * double(model.width()) * share * double(model.layers);
+      const double on_tokens =
+          tokens.size(place) == 0 ? 0 : denoiser_operations(model, tokens.size(place), 0, video.text_tokens);
+      result.most = std::max(result.most, on_heads + on_tokens);
+      if (on_tokens > 0) slowest_tokens = std::max(slowest_tokens, on_tokens * slower);
+      if (on_heads > 0) slowest_heads = std::max(slowest_heads, on_heads * slower);
+    }
   }
-  return most;
+  result.in_time_of_fastest = slowest_tokens + slowest_heads;
+  return result;
 }
 
 }  // namespace
 
+double timed_operations(const Split& split, const VideoClass& video, const ModelFacts& model) {
+  if (split.speeds.empty()) return step_operations(split, video, model);
+  return double(branches_a_rank(split, video)) * unequal_operations(split, video, model).in_time_of_fastest;
+}
+
 double step_operations(const Split& split, const VideoClass& video, const ModelFacts& model) {
   if (!split.speeds.empty()) {
-    return double(branches_a_rank(split, video)) * weighted_operations(split, video, model);
+    return double(branches_a_rank(split, video)) * unequal_operations(split, video, model).most;
   }
   const int64_t all = video.grid.total(), ulysses = split.attention.ulysses;
   const int64_t mine = ceil_div(all, split.mesh.cp);

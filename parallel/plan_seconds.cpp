@@ -75,7 +75,7 @@ StepSeconds step_seconds(const Split& split, const VideoClass& video, const Mode
   if (cp > 1) forward = seconds_of(bytes.gather, 1, to_all(cp, rates), rates);
   if (split.mesh.cfg > 1) step = seconds_of(bytes.guidance, 1, to_next(2 * cp, cp, rates), rates);
   const double branches = double(branches_a_rank(split, video)), layers = double(model.layers);
-  return {.compute = std::max(step_operations(split, video, model) / rates.operations,
+  return {.compute = std::max(timed_operations(split, video, model) / rates.operations,
                               branches * layers * rates.layer_seconds) +
                      branches * layers * ring_join_seconds(split, video, model, rates),
           .exchange = branches * (layers * layer + forward) + step};

@@ -6,7 +6,7 @@ namespace frameshard {
 
 AttentionStrategy::AttentionStrategy(Communicator& cp, AttentionShape shape, ExchangeOverlap overlap,
                                      std::vector<double> speeds)
-    : shape_(shape), speeds_(std::move(speeds)) {
+    : ranks_(cp.size()), speeds_(std::move(speeds)) {
   require(speeds_.empty() || int(speeds_.size()) == cp.size(), "{} speeds for {} ranks", speeds_.size(),
           cp.size());
   require(shape.ulysses * shape.ring == cp.size(), "ulysses {} x ring {} on {} ranks", shape.ulysses,
@@ -27,8 +27,8 @@ AttentionStrategy::AttentionStrategy(Communicator& cp, AttentionShape shape, Exc
                    : std::move(inner);
 }
 
-Partition AttentionStrategy::divide(int64_t tokens, const SequenceCost& cost) const {
-  return divide_tokens(tokens, cost, shape_.ulysses, speeds_, shape_.ulysses * shape_.ring);
+Partition AttentionStrategy::divide(int64_t tokens) const {
+  return divide_tokens(tokens, speeds_, ranks_);
 }
 
 int64_t AttentionStrategy::bytes_sent() const {

@@ -20,7 +20,7 @@ class AttentionStrategy {
   AttentionStrategy(Communicator& cp, AttentionShape shape,
                     ExchangeOverlap overlap = ExchangeOverlap::automatic, std::vector<double> speeds = {});
   /// The tokens of each rank, by the speeds.
-  Partition divide(int64_t tokens, const SequenceCost& cost) const;
+  Partition divide(int64_t tokens) const;
   const AttentionParallel& operator*() const { return *attention_; }
   const AttentionParallel* operator->() const { return attention_.get(); }
   /// What the subgroups have moved (nothing where the cp group itself is used).
@@ -28,7 +28,7 @@ class AttentionStrategy {
   double seconds() const;
 
  private:
-  AttentionShape shape_;
+  int ranks_;
   std::vector<double> speeds_;
   CommPtr ulysses_, ring_;
   AttentionPtr attention_;

@@ -9,6 +9,7 @@
 #include "core/cuda_module.h"
 #include "core/device.h"
 #include "core/io/atomic_file.h"
+#include "core/io/file_kind.h"
 #include "core/log.h"
 #include "core/phase.h"
 #include "launcher/bench/compare.h"
@@ -32,7 +33,14 @@ namespace {
 void check_outputs(const BenchOptions& options) {
   if (!options.plot.empty()) find_gnuplot();
   for (const std::string& file : {options.json, options.plot}) {
-    if (!file.empty()) AtomicFile probe(file);
+    if (file.empty()) continue;
+    // A file that appears by a rename would take the place of a link, a FIFO, a device.
+    const auto status = std::filesystem::symlink_status(file);
+    if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status)) {
+      fail(ExitCode::io, "{}: is {}; give the name of a file", file,
+           std::filesystem::is_symlink(status) ? "a link" : kind_of_file(status));
+    }
+    AtomicFile probe(file);
   }
 }
 
@@ -123,7 +131,11 @@ int bench_alone(const BenchOptions& options) {
 
 // Of one rank: what others would do is to wait.
 int bench_compare(BenchOptions options) {
-  for (const auto& [variable, size] : launcher_environment().world_sizes) {
+  const LauncherEnvironment environment = launcher_environment();
+  for (const auto& [variable, rank] : environment.ranks) {
+    if (rank > 0) return int(ExitCode::usage);  // the first rank says it
+  }
+  for (const auto& [variable, size] : environment.world_sizes) {
     if (size == 1) continue;
     fail(ExitCode::usage, "--compare runs on one rank, and {} is {}; start it without mpirun, srun or launch",
          variable, size);

@@ -109,10 +109,6 @@ void Dit::list_weights() {
   weights_.ignore_suffix("norm_added_q.weight");  // in some files, used by no model
 }
 
-SequenceCost Dit::sequence_cost(int64_t tokens) const {
-  return {config_.heads, attention_share(tokens, config_.width(), config_.ffn_dim)};
-}
-
 int64_t Dit::token_count(at::IntArrayRef shape) const {
   return shape[1] / config_.patch[0] * (shape[2] / config_.patch[1]) * (shape[3] / config_.patch[2]);
 }

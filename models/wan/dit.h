@@ -54,7 +54,6 @@ class Dit final : public Denoiser {
                      const ParallelSequence& sequence, StepCache* cache) const override;
   std::vector<double> modulation_changes(const at::Tensor& timesteps) const override;
   void quantize_linear() override;
-  SequenceCost sequence_cost(int64_t tokens) const override;
   int64_t token_count(at::IntArrayRef latent_shape) const override;
   std::vector<int64_t> latent_shape(int64_t frames, int64_t height, int64_t width) const override;
 

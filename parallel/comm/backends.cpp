@@ -31,8 +31,8 @@ std::string resolve_backend(const std::string& wanted, bool under_mpi, const at:
   if (wanted == "nccl" && !own_gpu) {
     fail(ExitCode::config,
          "infer.backend is nccl, but ranks of this host share a GPU or have none, and NCCL needs one each; "
-         "start fewer "
-         "ranks, or set infer.backend=mpi");
+         "start fewer ranks, or set infer.backend={}",
+         under_mpi ? "mpi" : "threads");
   }
   if (wanted != "auto") return wanted;
   return !under_mpi ? "threads" : device.is_cuda() && own_gpu ? "nccl" : "mpi";

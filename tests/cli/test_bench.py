@@ -166,3 +166,12 @@ def test_launch_starts_it():
     result = succeed(run(["launch", "--nproc-per-node", "2", *SMALL, "--meshes", "cfg2", "--dtype", "bfloat16"], timeout=120))
     assert "bfloat16, mpi, 1 thread a rank" in result.out
     assert "CFG parallelism, guidance on" in result.out and "context parallelism" not in result.out
+
+
+@pytest.mark.parametrize("make, kind", [(os.mkfifo, "a FIFO"), (lambda name: os.symlink("elsewhere", name), "a link"), (os.mkdir, "a directory")],
+                         ids=["FIFO", "link", "directory"])
+def test_numbers_take_nobodys_place(make, kind):
+    make("bench.json")
+    result = run([*SMALL, "--meshes", "single", "--json", "bench.json"])
+    assert result.code == 74 and f"bench.json: is {kind}; give the name of a file" in result.err, result.err
+    assert not Path("bench.json").is_file()

@@ -120,3 +120,14 @@ def test_prompts_that_ranks_disagree_on():
                            *programs[1]]), 60)
     assert result.code == 76 and "ranks disagree on request.prompt: rank 0 has " in result.err, result.err
     assert "\nFAILED rank 0" not in result.err and "\x1b[2J" not in result.err
+
+
+# ---- a limit on the size of files ----
+
+def test_files_beyond_ulimit():
+    """The kernel would end the process by a signal."""
+    write_config(".")
+    result = finish(start(["bash", "-c", f"ulimit -f 1; exec {PROGRAM} run job.yaml"]), LIMIT)
+    assert_fails(result, 74)
+    names = [path.name for path in Path("outputs").rglob("*")]
+    assert "video.mp4" not in names and not any(name.startswith(".") for name in names), names
