@@ -175,7 +175,8 @@ std::vector<std::string> daemon_command(const OpenMpi& mpi, const std::vector<st
     if (word == "--leave-session-attached" || word == "--allow-run-as-root") {
       command.push_back(word);
     } else if (is_parameter_flag(word) && i + 2 < words.size()) {
-      const std::string key = words[i + 1], value = unquoted(words[i + 2]);
+      const std::string& key = words[i + 1];
+      const std::string value = unquoted(words[i + 2]);
       i += 2;
       if (is_our_agent(key)) continue;
       if (!is_harmless(key)) {
