@@ -12,24 +12,22 @@
 namespace frameshard {
 namespace {
 
-std::string type_of(const std::string& device, const std::string& otherwise) {
-  const std::string word = device == "auto" ? otherwise : device;
-  if (word.starts_with("cuda")) return "cuda";
-  return word == "cpu" || !cuda() ? "cpu" : "cuda";
+// The entry of a rank, or what all have.
+const std::string& word_of(const RunConfig& config, size_t rank) {
+  const bool listed = rank < config.devices.size() && config.devices[rank].device != "auto";
+  return listed ? config.devices[rank].device : config.infer.device;
 }
 
-// The entry of this rank, or what all have.
-std::string word_of(const RunConfig& config, const RankPlace& place) {
-  if (size_t(place.rank) >= config.devices.size()) return config.infer.device;
-  const std::string& device = config.devices[size_t(place.rank)].device;
-  return device == "auto" ? config.infer.device : device;
+std::string type_of(const std::string& word) {
+  if (word.starts_with("cuda")) return "cuda";
+  return word == "cpu" || !cuda() ? "cpu" : "cuda";
 }
 
 std::string gpus_here() {
   if (!cuda()) return why_no_cuda();
   std::vector<std::string> names;
-  for (int i = 0; i < cuda()->device_count(); ++i) {
-    names.push_back(fmt::format("cuda:{} ({})", i, cuda()->device_name(i)));
+  for (const DeviceInfo& each : list_devices()) {
+    if (each.device.is_cuda()) names.push_back(fmt::format("{} ({})", each.device.str(), each.name));
   }
   return fmt::format("here are {}", fmt::join(names, ", "));
 }
@@ -38,8 +36,8 @@ std::string gpus_here() {
 
 std::string device_type(const RunConfig& config) {
   std::set<std::string> types;
-  for (const DeviceConfig& each : config.devices) types.insert(type_of(each.device, config.infer.device));
-  if (types.empty()) types.insert(type_of("auto", config.infer.device));
+  const size_t entries = std::max<size_t>(1, config.devices.size());
+  for (size_t rank = 0; rank < entries; ++rank) types.insert(type_of(word_of(config, rank)));
   if (types.size() > 1) {
     fail(ExitCode::config,
          "devices lists GPUs and CPUs; the ranks of a job compute on one kind: leave out one of them");
@@ -52,7 +50,7 @@ std::string device_type(const RunConfig& config) {
 }
 
 at::Device rank_device(const RunConfig& config, const RankPlace& place) {
-  const std::string word = word_of(config, place);
+  const std::string& word = word_of(config, size_t(place.rank));
   if (!word.starts_with("cuda:")) return device_for_rank(word, place.local_rank);
   const int number = std::stoi(word.substr(5));
   if (!cuda() || number >= cuda()->device_count()) {

@@ -13,14 +13,6 @@
 #include "parallel/guidance.h"
 
 namespace frameshard {
-namespace {
-
-// Where infer.cuda_graph is auto: beyond, a GPU is slower than its host, and the graph's memory would only be
-// missed. As branches_together.
-constexpr int64_t most_recorded_tokens = 4096;
-
-}  // namespace
-
 at::Tensor starting_noise(const RequestConfig& request, int64_t sample, const Denoiser& denoiser) {
   std::vector<int64_t> shape = denoiser.latent_shape(request.num_frames, request.height, request.width);
   shape.insert(shape.begin(), 1);
@@ -73,7 +65,8 @@ size_t DenoiseLoop::steps_behind() const {
 bool records_steps(const DenoiseOptions& options, const at::Device& device, int cp_size,
                    int64_t tokens_a_rank) {
   if (options.cuda_graph == "off" || !device.is_cuda() || cp_size > 1 || options.step_cache > 0) return false;
-  return options.cuda_graph == "on" || tokens_a_rank <= most_recorded_tokens;
+  // Beyond, the graph's memory would only be missed.
+  return options.cuda_graph == "on" || tokens_a_rank <= few_tokens;
 }
 
 at::Tensor DenoiseLoop::run(const RequestConfig& request, const Conditioning& text, NoiseSchedule& schedule,

@@ -14,11 +14,13 @@ at::Tensor combine(const at::Tensor& cond, const at::Tensor& uncond, double scal
 
 enum class Branch { cond = 0, uncond = 1 };
 
-/// Whether a rank that has both branches computes them in one batch: a GPU waits for its host where the work
-/// is small. Beyond, and on a CPU always, one after the other takes half the memory and less time
-/// (docs/speed.md).
+/// With so few tokens a GPU waits for its host.
+constexpr int64_t few_tokens = 4096;
+
+/// Whether a rank that has both branches computes them in one batch: where a GPU would wait. Beyond, and on a
+/// CPU always, one after the other takes half the memory and less time (docs/speed.md).
 inline bool branches_together(bool on_gpu, int64_t tokens_a_rank) {
-  return on_gpu && tokens_a_rank <= 4096;
+  return on_gpu && tokens_a_rank <= few_tokens;
 }
 
 /// Deals the guidance branches to the ranks of a CFG group and puts the results together on all of them.

@@ -2,16 +2,21 @@
 #pragma once
 
 #include <filesystem>
+#include <string>
+
+#include "core/error.h"
 
 namespace frameshard {
 
-/// "a directory", "a FIFO", ...; of a link that was followed, what it leads to.
+/// "a directory", "a FIFO", ...; of a link that was followed, what it leads to, else "a link".
 inline const char* kind_of_file(const std::filesystem::file_status& status) {
   switch (status.type()) {
     case std::filesystem::file_type::regular:
       return "a file";
     case std::filesystem::file_type::directory:
       return "a directory";
+    case std::filesystem::file_type::symlink:
+      return "a link";
     case std::filesystem::file_type::fifo:
       return "a FIFO";
     case std::filesystem::file_type::socket:
@@ -22,6 +27,13 @@ inline const char* kind_of_file(const std::filesystem::file_status& status) {
     default:
       return "of no known kind";
   }
+}
+
+/// 74 where something that is no file is there already: a file that appears by a rename would take its place.
+/// `name` begins the message.
+inline void check_replaceable(const std::string& name, const std::filesystem::file_status& status) {
+  if (!std::filesystem::exists(status) || std::filesystem::is_regular_file(status)) return;
+  fail(ExitCode::io, "{}: is {}; give the name of a file", name, kind_of_file(status));
 }
 
 }  // namespace frameshard

@@ -34,12 +34,7 @@ void check_outputs(const BenchOptions& options) {
   if (!options.plot.empty()) find_gnuplot();
   for (const std::string& file : {options.json, options.plot}) {
     if (file.empty()) continue;
-    // A file that appears by a rename would take the place of a link, a FIFO, a device.
-    const auto status = std::filesystem::symlink_status(file);
-    if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status)) {
-      fail(ExitCode::io, "{}: is {}; give the name of a file", file,
-           std::filesystem::is_symlink(status) ? "a link" : kind_of_file(status));
-    }
+    check_replaceable(file, std::filesystem::symlink_status(file));
     AtomicFile probe(file);
   }
 }

@@ -39,11 +39,7 @@ fs::path behind_links(fs::path file) {
 // Nothing but metrics of an earlier run may be replaced.
 fs::path metrics_file(const fs::path& target, const fs::path& config) {
   std::error_code ignored;
-  const auto status = fs::status(target, ignored);
-  if (fs::exists(status) && !fs::is_regular_file(status)) {
-    fail(ExitCode::io, "--prometheus {}: is {}; give the name of a file", target.string(),
-         kind_of_file(status));
-  }
+  check_replaceable("--prometheus " + target.string(), fs::status(target, ignored));
   if (fs::equivalent(target, config, ignored)) {
     fail(ExitCode::io, "--prometheus {}: is the job's configuration; give the name of another file",
          target.string());
