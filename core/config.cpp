@@ -1,5 +1,6 @@
 #include "core/config.h"
 
+#include <algorithm>
 #include <set>
 #include <utility>
 
@@ -47,6 +48,7 @@ class CrossCheck {
       }
     }
     check_attention();
+    check_devices();
   }
 
  private:
@@ -64,12 +66,37 @@ class CrossCheck {
       fail_at(path + ".seed", "{}.seed + {}.batch_size - 1 must be below 2^63: video i uses seed + i", path,
               path);
     }
+    check_prompts(request, path);
+    check_context(request, path);
     const AutoOr<int64_t>& cfg_size = config_.infer.diffusion.cfg_size;
-    if (request.uses_guidance() || cfg_size.is_auto() || *cfg_size.value == 1) return;
-    fail_at(
-        "infer.diffusion.cfg_size",
-        "infer.diffusion.cfg_size must be 1 or auto, got {}: guidance is off, since {}.guidance_scale is {}",
-        *cfg_size.value, path, request.guidance_scale);
+    const int64_t most = request.conditionings();
+    if (cfg_size.is_auto() || *cfg_size.value <= most || request.context) return;  // windows: see the plan
+    if (most == 1) {
+      fail_at("infer.diffusion.cfg_size",
+              "infer.diffusion.cfg_size must be 1 or auto, got {}: guidance is off, since {}.guidance_scale "
+              "is {}",
+              *cfg_size.value, path, request.guidance_scale);
+    }
+    fail_at("infer.diffusion.cfg_size",
+            "infer.diffusion.cfg_size must be at most {} or auto, got {}: {} has {} texts to compute, the "
+            "negative one included",
+            most, *cfg_size.value, path, most);
+  }
+
+  void check_prompts(const RequestConfig& request, const std::string& path) const {
+    if (request.prompts.empty() && origins_ && origins_->given(path + ".prompts") &&
+        !origins_->given(path + ".prompt")) {
+      fail_at(path + ".prompts", "{}.prompts is an empty list; it needs at least one prompt", path);
+    }
+    if (request.prompts.empty() || request.prompt.empty()) return;
+    fail_at(path + ".prompts", "{}.prompt and {}.prompts are both given; move the one into the others", path,
+            path);
+  }
+
+  void check_context(const RequestConfig& request, const std::string& path) const {
+    if (!request.context || request.context->overlap < request.context->window) return;
+    fail_at(path + ".context", "{}.context.overlap must be less than its window, {}, got {}", path,
+            request.context->window, request.context->overlap);
   }
 
   void check_ids() const {
@@ -94,6 +121,19 @@ class CrossCheck {
             "infer.attention.ulysses_size * ring_size must equal infer.diffusion.cp_size, got {} * {} = {}, "
             "not {}",
             *ulysses, *ring, *ulysses * *ring, *cp);
+  }
+
+  void check_devices() const {
+    if (!config_.devices.empty() && !config_.place.denoiser.empty()) {
+      fail_at("place.denoiser", "place.denoiser and devices both say where the denoiser runs; leave one out");
+    }
+    const auto measured = std::count_if(config_.devices.begin(), config_.devices.end(),
+                                        [](const DeviceConfig& each) { return each.weight.is_auto(); });
+    if (measured == 0 || measured == std::ptrdiff_t(config_.devices.size())) return;
+    fail_at("devices",
+            "devices gives {} of {} weights as auto; measured speeds and numbers have no common "
+            "unit: give all of them, or none",
+            measured, config_.devices.size());
   }
 
   const RunConfig& config_;
@@ -206,6 +246,15 @@ void check_config(const RunConfig& config) {
   check(config, nullptr);
 }
 
+std::vector<PromptConfig> RequestConfig::all_prompts() const {
+  if (!prompts.empty()) return prompts;
+  return {{.text = prompt}};
+}
+
+int64_t RequestConfig::conditionings() const {
+  return std::max<int64_t>(1, int64_t(prompts.size())) + (uses_guidance() ? 1 : 0);
+}
+
 std::vector<RequestConfig> all_requests(const RunConfig& config) {
   if (config.requests.empty()) return {*config.request};
   std::vector<RequestConfig> requests = config.requests;
@@ -226,6 +275,7 @@ RunConfig one_video_config(const RunConfig& config, const RequestConfig& request
                 .requests = {},
                 .infer = config.infer,
                 .devices = config.devices,
+                .place = config.place,
                 .lossy = config.lossy,
                 .scheduler = config.scheduler,
                 .output = config.output,
@@ -248,15 +298,15 @@ std::vector<std::pair<std::string, std::string>> flatten(const RunConfig& config
 }
 
 std::string config_hash(const RunConfig& config) {
+  auto under = [](const std::string& key, std::initializer_list<const char*> parents) {
+    return std::any_of(parents.begin(), parents.end(), [&](auto parent) { return key.starts_with(parent); });
+  };
   // Options that came later count where they are used, so that older outputs are still known.
-  const bool exact = config.lossy == LossyConfig();
   std::string text;
   for (const auto& [key, value] : flatten(config)) {
-    if (key.starts_with("infer.") || key.starts_with("output.") || key.starts_with("devices") ||
-        key == "request.id") {
-      continue;
-    }
-    if (exact && key.starts_with("lossy.")) continue;
+    if (under(key, {"infer.", "output.", "devices", "place."}) || key == "request.id") continue;
+    if (config.lossy == LossyConfig() && under(key, {"lossy."})) continue;
+    if (under(key, {"request.prompts", "request.context"}) && (value == "[]" || value == "null")) continue;
     text += key + "=" + value + "\n";
   }
   return fmt::format("{:016x}", fnv1a(text));

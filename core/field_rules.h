@@ -70,15 +70,22 @@ struct DirectoryName {
   std::string complaint(const std::string& value) const;
 };
 
-/// auto, cpu, cuda, or cuda:<number>.
+/// `otherwise`, cpu, cuda, or cuda:<number>.
 struct DeviceWord {
-  std::string describe() const { return "auto, cpu, cuda or cuda:<number>"; }
+  std::string otherwise = "auto";
+
+  std::string describe() const { return otherwise + ", cpu, cuda or cuda:<number>"; }
   std::string complaint(const std::string& value) const;
 };
 
 /// The field must be written in the file or given by an override.
 struct Required {
   std::string describe() const { return "required"; }
+};
+/// The same, or another field of its struct in its place.
+struct RequiredUnless {
+  std::string other;
+  std::string describe() const { return "required, or " + other; }
 };
 
 /// One key of a config struct, for help and documentation.
@@ -110,8 +117,14 @@ inline DirectoryName directory_name(std::size_t longest, std::initializer_list<c
 inline DeviceWord device_word() {
   return {};
 }
+inline DeviceWord place_word() {
+  return {"default"};
+}
 inline Required required() {
   return {};
+}
+inline RequiredUnless required_unless(std::string other) {
+  return {std::move(other)};
 }
 
 }  // namespace frameshard

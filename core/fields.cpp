@@ -109,6 +109,15 @@ std::string double_quoted(std::string_view text) {
 
 }  // namespace
 
+void Origins::copy(const std::string& from, const std::string& to) {
+  std::map<std::string, Location> copies;
+  for (auto it = places_.lower_bound(from); it != places_.end() && it->first.starts_with(from); ++it) {
+    const std::string below = it->first.substr(from.size());
+    if (below.empty() || below[0] == '.') copies.emplace(to + below, it->second);
+  }
+  places_.merge(copies);
+}
+
 void Origins::forget_below(const std::string& path) {
   const std::string prefix = path + ".";
   const auto first = places_.lower_bound(prefix);
@@ -299,7 +308,7 @@ std::string DeviceWord::complaint(const std::string& value) const {
   const std::string_view number = value.starts_with("cuda:") ? std::string_view(value).substr(5) : "";
   const bool counted = !number.empty() && number.size() <= 3 &&
                        std::all_of(number.begin(), number.end(), [](char c) { return c >= '0' && c <= '9'; });
-  if (value == "auto" || value == "cpu" || value == "cuda" || counted) return "";
+  if (value == otherwise || value == "cpu" || value == "cuda" || counted) return "";
   return fmt::format("must be {}, got {}", describe(), quote_for_message(value));
 }
 

@@ -64,6 +64,8 @@ class Origins {
   void set(const std::string& path, const Location& place) {
     if (!path.empty()) places_[path] = place;
   }
+  /// The same for another value that is a copy: its own place, and those of all below it.
+  void copy(const std::string& from, const std::string& to);
   /// Forgets what lies below a path whose value was replaced.
   void forget_below(const std::string& path);
   /// The place of the value or of what holds it, as text.

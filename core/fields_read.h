@@ -65,9 +65,15 @@ void parse_value(const YamlNode& node, T& value, const std::string& path, Origin
       parse_struct(node, *value, path, origins);
     }
   } else if constexpr (is_vector<T>) {
+    origins.forget_below(path);
+    if constexpr (!Struct<typename T::value_type>) {
+      if (node.kind == YamlNode::Kind::scalar) {  // a list of one
+        value.assign(1, {});
+        return parse_value(node, value[0], join_path(path, "0"), origins);
+      }
+    }
     if (node.kind != YamlNode::Kind::sequence) fail_type(node, path, type_words<T>());
     value.assign(node.items.size(), {});
-    origins.forget_below(path);
     for (std::size_t i = 0; i < value.size(); ++i) {
       parse_value(node.items[i], value[i], join_path(path, std::to_string(i)), origins);
     }
@@ -136,7 +142,7 @@ void inherit_value(T& value, const std::string& path, const T& shared, const std
       }
     };
     T::fields(copy, shared);
-    origins.set(own, Location(origins.place(other)));
+    origins.copy(other, own);
   };
   T::fields(visit, value);
 }
@@ -146,6 +152,12 @@ template <class T, class Rule>
 std::string rule_complaint(const T& value, const Rule& rule, bool missing) {
   if constexpr (std::is_same_v<Rule, Required>) {
     return missing ? "must be given" : "";
+  } else if constexpr (is_vector<T>) {
+    std::string complaint;
+    for (const auto& item : value) {
+      if (complaint.empty()) complaint = rule_complaint(item, rule, missing);
+    }
+    return complaint;
   } else if constexpr (is_optional<T>) {
     return value ? rule_complaint(*value, rule, missing) : "";
   } else if constexpr (is_auto_or<T>) {
@@ -161,8 +173,15 @@ void check_value(const T& value, const std::string& path, const Origins* origins
   if constexpr (Struct<T>) {
     const auto visit = [&](const char* key, const auto& field, const char*, const auto&... rules) {
       const std::string at = join_path(path, key);
-      [[maybe_unused]] const bool missing = origins && !origins->given(at);
-      const std::initializer_list<std::string> complaints = {rule_complaint(field, rules, missing)...};
+      const bool missing = origins && !origins->given(at);
+      const auto complaint_of = [&](const auto& rule) -> std::string {
+        if constexpr (std::is_same_v<std::decay_t<decltype(rule)>, RequiredUnless>) {
+          return missing && !origins->given(join_path(path, rule.other)) ? "must be given" : "";
+        } else {
+          return rule_complaint(field, rule, missing);
+        }
+      };
+      const std::initializer_list<std::string> complaints = {complaint_of(rules)...};
       for (const std::string& complaint : complaints) {
         if (complaint.empty()) continue;
         fail(ExitCode::config, "{}{} {}", origins ? origins->where(at) + ": " : "", at, complaint);

@@ -7,6 +7,7 @@
 #include "core/error.h"
 #include "models/pipeline.h"
 #include "models/tiled_decode.h"
+#include "parallel/balance.h"
 
 namespace frameshard {
 namespace {
@@ -31,8 +32,9 @@ class Beside {
 
 }  // namespace
 
-DecodeTeam::DecodeTeam(Communicator& replica, const RunPlan& plan)
+DecodeTeam::DecodeTeam(Communicator& replica, int replica_number, const RunPlan& plan)
     : member_(replica.rank() % plan.decoder_stride() == 0),
+      speeds_(plan.decoder_speeds(replica_number)),
       group_(
           replica.split(member_ ? 0 : 1, replica.rank(), replica.name() + (member_ ? ".decode" : ".idle"))) {}
 
@@ -40,7 +42,7 @@ void DecodeTeam::decode(const Vae& vae, const at::Tensor& latents,
                         const std::function<void(const at::Tensor&)>& sink) {
   require(member_, "rank {} does not decode", group_->rank());
   const c10::NoGradGuard no_grad;
-  const Partition bands = Partition::even(latents.size(3), group_->size());
+  const Partition bands = divide_tokens(latents.size(3), speeds_, group_->size());
   const Rows rows{bands.begin(group_->rank()), bands.end(group_->rank())};
   Beside writing;
   int64_t done = 0;
@@ -59,7 +61,7 @@ void DecodeTeam::decode_in_tiles(const Vae& vae, const at::Tensor& latents,
   const c10::NoGradGuard no_grad;
   const Tiling tiling;
   at::Tensor video;  // bytes: a quarter of what the frames would take
-  decode_tiled(vae, latents, tiling, *group_, [&](const Area& area, const at::Tensor& frames) {
+  decode_tiled(vae, latents, tiling, {*group_, speeds_}, [&](const Area& area, const at::Tensor& frames) {
     if (!video.defined()) {  // the first part is of a whole tile, as far as the picture goes
       const int64_t scale = area.height / std::min(tiling.stride, latents.size(3));
       video = at::empty({frames.size(2), scale * latents.size(3), scale * latents.size(4), 3}, at::kByte);

@@ -1,4 +1,5 @@
-// The ranks of a replica that decode a video together, each a band of the picture's rows, or tiles in turn.
+// The ranks of a replica that decode a video together, each a band of the picture's rows, or tiles, by their
+// speeds.
 #pragma once
 
 #include <functional>
@@ -11,8 +12,8 @@ namespace frameshard {
 
 class DecodeTeam {
  public:
-  /// Collective over `replica`.
-  DecodeTeam(Communicator& replica, const RunPlan& plan);
+  /// Collective over `replica`, whose number is its place among the replicas.
+  DecodeTeam(Communicator& replica, int replica_number, const RunPlan& plan);
 
   /// Whether this rank decodes.
   bool member() const { return member_; }
@@ -30,6 +31,7 @@ class DecodeTeam {
   void check_finite(const at::Tensor& frames, int64_t done);
 
   bool member_;
+  std::vector<double> speeds_;  // of the members; empty: all alike
   CommPtr group_;
 };
 

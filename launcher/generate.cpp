@@ -12,6 +12,7 @@
 #include "models/common/float8.h"
 #include "models/prompt_embeddings.h"
 #include "parallel/comm/text.h"
+#include "parallel/plan_costs.h"
 
 namespace frameshard {
 namespace {
@@ -27,7 +28,7 @@ class Generator {
         device_(device),
         world_(world),
         tools_(tools),
-        maker_(job, plan, place, device, world, tools.observer) {
+        maker_(job, plan, place, device, world, tools) {
     if (world.rank() == 0) ledger_.emplace(job);
     for (size_t i = 0; i < job.units.size(); ++i) {
       if (job.wanted(i)) wanted_.push_back(i);
@@ -44,10 +45,8 @@ class Generator {
     Stopwatch watch;
     std::vector<RequestConfig> requests;
     for (size_t unit : wanted_) requests.push_back(job_.requests[job_.units[unit].request]);
-    const auto sharing = host_sharing();
-    const PromptEmbeddings texts(*job_.checkpoint, requests, {maker_.dtype(), device_}, maker_.mesh(),
-                                 sharing.get());
-    maker_.load(tools_.models, watch.lap(), sharing.get());
+    const PromptEmbeddings texts = encode(requests);
+    maker_.load(watch.lap());
 
     WorkQueue queue(world_, order(), [this](int64_t item, const std::string& line) {
       ledger_->note(wanted_[size_t(item)], line);
@@ -63,12 +62,17 @@ class Generator {
     if (ledger_) ledger_->close(queue.use(), plan_.mesh.dp);
   }
 
-  // Null where each rank loads alone: threads of a process share what ModelCache has.
-  std::unique_ptr<HostSharing> host_sharing() {
-    if (!place_.under_mpi || !job_.config.infer.share_weights) return nullptr;
-    return std::make_unique<HostSharing>(
-        host_number(place_, world_),
-        device_.is_cuda() ? group_maker(plan_.machine.backend, device_) : GroupMaker());
+  // The encoder has its own place, and the embeddings the denoiser's dtype.
+  PromptEmbeddings encode(const std::vector<RequestConfig>& requests) {
+    const PartPlace& part = maker_.parts().text_encoder;
+    const auto sharing = sharing_for(job_, plan_, part, job_.config.place.text_encoder,
+                                     {place_, maker_.mesh(), world_, /*decodes=*/false});
+    use_device(part.device);
+    PromptEmbeddings texts(*job_.checkpoint, requests,
+                           {.encoder = {part.dtype, part.device}, .dtype = maker_.parts().denoiser.dtype},
+                           maker_.mesh(), sharing.get());
+    use_device(device_);
+    return texts;
   }
 
   // A stop of one replica is a stop of the job, when the others are at the same point.
@@ -113,9 +117,8 @@ class Generator {
     std::vector<double> costs;
     for (size_t unit : wanted_) {
       const RequestConfig& request = job_.requests[job_.units[unit].request];
-      const int64_t tokens = token_grid(request, facts).total();
-      costs.push_back(denoiser_operations(facts, tokens, tokens, request.max_sequence_length) *
-                      double(request.num_inference_steps) * (request.uses_guidance() ? 2 : 1));
+      costs.push_back(double(request.num_inference_steps) *
+                      step_operations({}, video_class(request, facts), facts));
     }
     return longest_first(costs);
   }
@@ -144,25 +147,6 @@ class Generator {
 
 }  // namespace
 
-std::shared_ptr<const Denoiser> ModelCache::denoiser(const Job& job, const at::Device& device,
-                                                     const HostGroup* host) {
-  std::lock_guard lock(mutex_);
-  auto& cached = denoisers_[device.str()];
-  if (cached) return cached;
-  auto loaded = job.checkpoint->load_denoiser({resolve_dtype(job.config.model.dtype, device), device, host});
-  if (job.config.lossy.float8_linear) loaded->quantize_linear();
-  cached = std::move(loaded);
-  return cached;
-}
-
-std::shared_ptr<const Vae> ModelCache::vae(const Job& job, const at::Device& device, const HostGroup* host) {
-  std::lock_guard lock(mutex_);
-  auto& cached = vaes_[device.str()];
-  if (!cached)
-    cached = job.checkpoint->load_vae({resolve_dtype(job.config.model.vae_dtype, device), device, host});
-  return cached;
-}
-
 Generated generate(const Job& job, const RunPlan& plan, const RankPlace& place, Communicator& world,
                    const RankTools& tools) {
   set_phase("setup");
@@ -172,6 +156,7 @@ Generated generate(const Job& job, const RunPlan& plan, const RankPlace& place, 
   use_device(device);
   if (job.config.lossy.float8_linear) require_float8(device);  // each rank its own
   reset_peak_memory(device);
+  for (const std::string& line : device_lines(device, world)) log::info("{}", line);
   Generated made = Generator(job, plan, place, device, world, tools).run();
   set_phase("done");
   return made;

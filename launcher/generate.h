@@ -2,22 +2,10 @@
 #pragma once
 
 #include "launcher/job.h"
+#include "launcher/model_parts.h"
 #include "launcher/observe/observer.h"
 
 namespace frameshard {
-
-/// Models by device, loaded once and shared by the ranks that are threads of this process.
-class ModelCache {
- public:
-  /// With `host`, which a process of one rank may have, loaded by its ranks together (LoadOptions).
-  std::shared_ptr<const Denoiser> denoiser(const Job& job, const at::Device& device, const HostGroup* host);
-  std::shared_ptr<const Vae> vae(const Job& job, const at::Device& device, const HostGroup* host);
-
- private:
-  std::mutex mutex_;
-  std::map<std::string, std::shared_ptr<const Denoiser>> denoisers_;
-  std::map<std::string, std::shared_ptr<const Vae>> vaes_;
-};
 
 /// How a job ended that ran to its end.
 struct Generated {

@@ -9,7 +9,9 @@
 #include "core/io/safetensors.h"
 #include "core/text.h"
 #include "launcher/devices.h"
+#include "launcher/placement.h"
 #include "models/common/float8.h"
+#include "models/masks.h"
 #include "parallel/comm/text.h"
 
 namespace frameshard {
@@ -31,9 +33,14 @@ void check_latents(const RequestConfig& request, const ModelFacts& model) {
   }
 }
 
+void check_masks(const RequestConfig& request, const ModelFacts& model) {
+  prompt_masks(request, request.height / model.pixels_per_latent, request.width / model.pixels_per_latent);
+}
+
 void check_request(const RequestConfig& request, const ModelFacts& model) {
   check_positions(request, model);
   check_latents(request, model);
+  check_masks(request, model);
 }
 
 // What is wrong with one request of a list need not stop the others.
@@ -74,6 +81,7 @@ Job open_job(const std::string& config, const std::vector<std::string>& override
   job.fail_fast = fail_fast;
   job.config =
       fail_fast ? load_run_config(config, overrides) : load_run_config(config, overrides, job.faults);
+  expand_devices(job.config);
   job.requests = all_requests(job.config);
   job.checkpoint = open_checkpoint(job.config.model.path);
   job.checkpoint->schedule(job.config.scheduler, 2);  // the scheduler's settings are checked when it is made
@@ -85,21 +93,38 @@ Job open_job(const std::string& config, const std::vector<std::string>& override
 
 ModelFacts model_facts(const Job& job, const std::string& device) {
   const at::Device type(device == "cuda" ? at::kCUDA : at::kCPU);
-  return job.checkpoint->facts(resolve_dtype(job.config.model.dtype, type),
-                               resolve_dtype(job.config.model.vae_dtype, type));
+  const RankParts parts = parts_of(job.config, type, 0);
+  return job.checkpoint->facts(parts.denoiser.dtype, parts.vae.dtype);
 }
+
+namespace {
+
+// Of the GPUs that the ranks of this process have, or of this rank's device.
+int64_t smallest_memory(const RunConfig& config, const RankPlace& place, const PlanMachine& machine) {
+  int64_t least = total_memory(rank_device(config, place));
+  if (place.under_mpi || machine.device == "cpu") return least;
+  for (int rank = 0; rank < machine.world; ++rank) {
+    const at::Device device = rank_device(config, {.rank = rank, .local_rank = rank});
+    if (device.is_cuda()) least = std::min(least, total_memory(device));
+  }
+  return least;
+}
+
+}  // namespace
 
 PlanMachine describe_machine(const Job& job, const RankPlace& place, int world, int ranks_per_node,
                              bool own_gpu) {
   const InferConfig& infer = job.config.infer;
-  PlanMachine machine{.world = world, .ranks_per_node = ranks_per_node, .device = device_type(job.config)};
+  PlanMachine machine{.world = world, .ranks_per_node = ranks_per_node};
+  machine.device = device_type(job.config, place.under_mpi);
   machine.speeds = rank_speeds(job.config, world);
   const at::Device type(machine.device == "cuda" ? at::kCUDA : at::kCPU);
   if (job.config.lossy.float8_linear) require_float8(rank_device(job.config, place));
   machine.backend = resolve_backend(infer.backend, place.under_mpi, type, own_gpu);
   machine.shared_weights = world > 1 && machine.device == "cpu" && (!place.under_mpi || infer.share_weights);
-  machine.memory_bytes = total_memory(rank_device(job.config, place));
+  machine.memory_bytes = smallest_memory(job.config, place, machine);
   machine.threads_per_rank = int(infer.threads_per_rank.value.value_or(omp_threads(place.cores)));
+  describe_places(machine, job.config);
   return machine;
 }
 
@@ -116,8 +141,11 @@ std::vector<std::pair<std::string, std::string>> identity(const Job& job) {
   keys.emplace_back(weights_key, job.checkpoint->fingerprint());
   for (size_t i = 0; i < job.requests.size(); ++i) {
     const RequestConfig& request = job.requests[i];
-    if (request.latents && !job.faults.contains(i))
-      keys.emplace_back("latents of " + *request.latents, file_hash(*request.latents));
+    if (job.faults.contains(i)) continue;
+    if (request.latents) keys.emplace_back("latents of " + *request.latents, file_hash(*request.latents));
+    if (!request.prompts.empty()) {
+      keys.emplace_back(fmt::format("the masks of request {}", i), masks_identity(request));
+    }
   }
   return keys;
 }

@@ -79,6 +79,9 @@ void write_metrics(const RankMetrics& mine, Communicator& replica, const std::fi
     for (const auto& rank : all) line["seconds"].push_back(rank[fixed + step]);
     text += line.dump() + "\n";
   }
+  for (const ShareChange& change : mine.share_changes) {
+    text += Json({{"event", "rebalance"}, {"step", change.step}, {"shares", change.speeds}}).dump() + "\n";
+  }
   for (size_t rank = 0; rank < all.size(); ++rank) {
     const auto& n = all[rank];
     const Json line = {{"event", "rank"},

@@ -12,6 +12,7 @@
 
 #include "core/config.h"
 #include "core/io/video_writer.h"
+#include "models/rebalance.h"
 #include "parallel/comm/communicator.h"
 
 namespace frameshard {
@@ -52,7 +53,8 @@ struct RankMetrics {
   double text_seconds = 0, load_seconds = 0, denoise_seconds = 0, decode_seconds = 0;
   double cp_bytes = 0, cfg_bytes = 0;  ///< sent to other ranks of the group while denoising
   double exchange_seconds = 0;
-  double steps_reused = 0;  ///< of the steps, those that a step cache answered for
+  double steps_reused = 0;                 ///< of the steps, those that a step cache answered for
+  std::vector<ShareChange> share_changes;  ///< the same on every rank of the replica
   double load_peak_bytes = 0, denoise_peak_bytes = 0, decode_peak_bytes = 0;
 
   double peak_bytes() const { return std::max({load_peak_bytes, denoise_peak_bytes, decode_peak_bytes}); }

@@ -12,12 +12,21 @@
 #include "core/progress.h"
 #include "core/stop.h"
 #include "core/text.h"
+#include "launcher/calibration.h"
+#include "parallel/plan_costs.h"
 
 namespace frameshard {
 namespace {
 
 // What a killed job may lose of a long denoising.
 constexpr double save_every_seconds = 10;
+
+// All prompts in one line of text.
+std::string prompt_text(const RequestConfig& request) {
+  std::string text;
+  for (const PromptConfig& prompt : request.all_prompts()) text += (text.empty() ? "" : " | ") + prompt.text;
+  return text;
+}
 
 // What `work` throws where a video may fail alone.
 template <class Work>
@@ -34,30 +43,28 @@ std::optional<Failure> attempt(const Job& job, Work work) {
 }  // namespace
 
 VideoMaker::VideoMaker(const Job& job, const RunPlan& plan, const RankPlace& place, const at::Device& device,
-                       Communicator& world, Observer& observer)
+                       Communicator& world, const RankTools& tools)
     : job_(job),
       plan_(plan),
       place_(place),
       device_(device),
       world_(world),
-      observer_(observer),
+      observer_(tools.observer),
       mesh_(world, plan.mesh, group_maker(plan.machine.backend, device)),
       attention_(mesh_.cp(), plan.attention, parse_overlap(job.config.infer.overlap_exchange),
                  plan.speeds_of(mesh_.coord())),
-      decoders_(mesh_.replica(), plan),
-      dtype_(resolve_dtype(job.config.model.dtype, device)) {}
+      decoders_(mesh_.replica(), mesh_.coord().dp, plan),
+      parts_(parts_of(job.config, device, place.local_rank)),
+      models_(job, plan, parts_, tools.models, {place, mesh_, world, decoders_.member()}) {}
 
-void VideoMaker::load(ModelCache& models, double text_seconds, const HostSharing* sharing) {
+void VideoMaker::load(double text_seconds) {
   set_phase("load");
-  if (sharing) world_.barrier();  // which leaves the cores to those that still encode text
+  world_.barrier();  // which leaves the cores to those that still encode text
   Stopwatch watch;
-  const auto all = sharing ? sharing->among(world_, true) : nullptr;
-  denoiser_ = models.denoiser(job_, device_, all.get());
-  const auto decoders = sharing ? sharing->among(world_, decoders_.member()) : nullptr;
-  if (decoders_.member()) vae_ = models.vae(job_, device_, decoders.get());
+  models_.load();
   metrics_.text_seconds = text_seconds;
   metrics_.load_seconds = watch.lap();
-  metrics_.load_peak_bytes = take_peak();
+  metrics_.load_peak_bytes = take_peak(device_);
   log::info("weights loaded in {:.1f} s, text encoded in {:.1f} s", metrics_.load_seconds, text_seconds);
 }
 
@@ -67,7 +74,8 @@ std::optional<Failure> VideoMaker::make(const Unit& unit, const Conditioning& te
   const Moved before = moved();
   metrics_.step_seconds.clear();
   metrics_.steps_reused = 0;
-  if (first()) log::info("{}: {}", directory.string(), one_line(job_.requests[unit.request].prompt));
+  metrics_.share_changes.clear();
+  if (first()) log::info("{}: {}", directory.string(), one_line(prompt_text(job_.requests[unit.request])));
 
   Stopwatch watch;
   at::Tensor latents;
@@ -78,7 +86,8 @@ std::optional<Failure> VideoMaker::make(const Unit& unit, const Conditioning& te
   }
   synchronize(device_);
   metrics_.denoise_seconds = watch.lap();
-  metrics_.denoise_peak_bytes = take_peak();
+  metrics_.denoise_peak_bytes = take_peak(device_);
+  models_.end_denoising();
   if (first() && job_.config.lossy.step_cache > 0) {
     const size_t steps = metrics_.step_seconds.size(), reused = size_t(metrics_.steps_reused);
     log::info("step cache {}: {} of {} steps computed, {} reused", job_.config.lossy.step_cache,
@@ -89,7 +98,7 @@ std::optional<Failure> VideoMaker::make(const Unit& unit, const Conditioning& te
   metrics_.cp_bytes = double(moved().cp_bytes - before.cp_bytes);
   metrics_.cfg_bytes = double(moved().cfg_bytes - before.cfg_bytes);
   metrics_.exchange_seconds = moved().seconds - before.seconds;
-  metrics_.decode_peak_bytes = take_peak();
+  metrics_.decode_peak_bytes = take_peak(decoders_.member() ? parts_.vae.device : device_);
   set_phase("write");
   write_metrics(metrics_, mesh_.replica(), directory);
   observer_.write_trace(mesh_.replica(), directory);
@@ -98,37 +107,55 @@ std::optional<Failure> VideoMaker::make(const Unit& unit, const Conditioning& te
     resume_file(unit).remove();
     log::info("peak memory of rank {}: {}", world_.rank(), format_bytes(metrics_.peak_bytes()));
   }
+  // What one video's sizes left in the caches is of no use to the next one's.
+  for (const at::Device& device : {device_, parts_.vae.device}) {
+    if (device.is_cuda()) release_cached_memory(device);
+  }
   return std::nullopt;
 }
 
 at::Tensor VideoMaker::denoise(const Unit& unit, const Conditioning& text) {
   const RequestConfig& request = job_.requests[unit.request];
   const auto schedule = job_.checkpoint->schedule(job_.config.scheduler, request.num_inference_steps);
-  const at::Tensor noise = starting_noise(request, unit.sample, *denoiser_);
+  const Denoiser& denoiser = models_.begin_denoising();
+  noise_ = starting_noise(request, unit.sample, denoiser);
   const ResumeFile file = resume_file(unit);
-  const DenoiseState start = file.load({.latents = noise}, *schedule, device_, mesh_.replica());
+  const DenoiseState start = file.load({.latents = noise_}, *schedule, device_, mesh_.replica());
   Progress progress("denoise", schedule->steps(), world_.rank() == 0 && !observer_.watches());
   observer_.video_begun(schedule->steps() - start.steps);
   for (int64_t i = 0; i < start.steps; ++i) progress.advance();
+  std::optional<Rebalance> rebalance;
+  if (rebalances(job_.config)) rebalance.emplace(mesh_, attention_, device_, work_of(request));
   Stopwatch step;
   double unsaved_seconds = 0;
-  return DenoiseLoop(*denoiser_, mesh_, attention_, device_,
-                     {.step_cache = job_.config.lossy.step_cache, .cuda_graph = job_.config.infer.cuda_graph})
-      .run(request, text, *schedule, start, [&](const DenoiseState& state) {
-        metrics_.step_seconds.push_back(step.lap());
-        note_first_step();
-        metrics_.steps_reused = double(state.reused);
-        observer_.step_done(metrics_.step_seconds.back(), moved().cp_bytes, moved().cfg_bytes);
-        progress.advance();
-        unsaved_seconds += metrics_.step_seconds.back();
-        const bool stop = asked_to_stop();
-        if (stop || unsaved_seconds > save_every_seconds) {
-          if (first()) file.save(state);
-          mesh_.replica().barrier();  // nobody ends the job before it is on disk
-          unsaved_seconds = 0;
-        }
-        if (stop) fail_stopped();
-      });
+  const at::Tensor latents =
+      DenoiseLoop(denoiser, mesh_, attention_, device_,
+                  {.step_cache = job_.config.lossy.step_cache,
+                   .cuda_graph = job_.config.infer.cuda_graph,
+                   .cfg_speeds = plan_.split().group_speeds(mesh_.coord().dp),
+                   .rebalance = rebalance ? &*rebalance : nullptr})
+          .run(request, text, *schedule, start, [&](const DenoiseState& state) {
+            metrics_.step_seconds.push_back(step.lap());
+            note_first_step();
+            metrics_.steps_reused = double(state.reused);
+            observer_.step_done(metrics_.step_seconds.back(), moved().cp_bytes, moved().cfg_bytes);
+            progress.advance();
+            unsaved_seconds += metrics_.step_seconds.back();
+            const bool stop = asked_to_stop();
+            if (stop || unsaved_seconds > save_every_seconds) {
+              if (first()) file.save(state);
+              mesh_.replica().barrier();  // nobody ends the job before it is on disk
+              unsaved_seconds = 0;
+            }
+            if (stop) fail_stopped();
+          });
+  if (rebalance) metrics_.share_changes = rebalance->changes();
+  return latents;
+}
+
+DenoiseWork VideoMaker::work_of(const RequestConfig& request) const {
+  const ModelFacts facts = model_facts(job_, plan_.machine.device);
+  return {facts, video_class(request, facts).tokens(), request.max_sequence_length};
 }
 
 ResumeFile VideoMaker::resume_file(const Unit& unit) const {
@@ -156,6 +183,7 @@ std::optional<Failure> VideoMaker::decode(const Unit& unit, const at::Tensor& la
     use_all_cpus(place_);
     at::set_num_threads(decode_threads());
     failure = attempt(job_, [&] { decode_with_team(unit, latents, video); });
+    models_.end_decoding();
     at::set_num_threads(plan_.machine.threads_per_rank);
     stay_on_own_cpus(place_, plan_.machine.threads_per_rank);
   }
@@ -178,11 +206,13 @@ void VideoMaker::decode_with_team(const Unit& unit, const at::Tensor& latents,
   set_phase("decode");
   if (first()) begin_output(unit, latents, video);
   const RequestConfig& request = job_.requests[unit.request];
+  const Vae& vae = models_.begin_decoding();
+  const at::Tensor here = latents.to(parts_.vae.device);
   const auto write = [&](const at::Tensor& frames) { video->write(frames); };
   if (plan_.decoding.in_tiles(request.height, request.width)) {
-    decoders_.decode_in_tiles(*vae_, latents, write);
+    decoders_.decode_in_tiles(vae, here, write);
   } else {
-    decoders_.decode(*vae_, latents, write);
+    decoders_.decode(vae, here, write);
   }
   metrics_.decode_seconds = watch.lap();
   if (!first()) return;
@@ -206,7 +236,7 @@ void VideoMaker::write_run_yaml(const Unit& unit, const std::filesystem::path& d
   RunConfig alone = job_.unit_config(unit);
   if (request.latents && request.batch_size > 1) {
     const auto file = directory / "noise.safetensors";
-    write_latents(starting_noise(request, unit.sample, *denoiser_), file);
+    write_latents(noise_, file);
     alone.request->latents = file.string();
   }
   if (plan_.decoding.in_tiles(request.height, request.width))
@@ -220,7 +250,7 @@ OutputSettings VideoMaker::settings(const Unit& unit) const {
           .width = request.width,
           .height = request.height,
           .frames = request.num_frames,
-          .metadata = {{"prompt", request.prompt},
+          .metadata = {{"prompt", prompt_text(request)},
                        {"negative_prompt", request.negative_prompt},
                        {"seed", std::to_string(request.seed + unit.sample)},
                        {"config_hash", config_hash(job_.unit_config(unit))}}};
@@ -243,9 +273,9 @@ void VideoMaker::note_first_step() {
 }
 
 // The most memory of the phase that ends here.
-double VideoMaker::take_peak() {
-  const auto peak = double(peak_memory(device_));
-  reset_peak_memory(device_);
+double VideoMaker::take_peak(const at::Device& device) {
+  const auto peak = double(peak_memory(device));
+  reset_peak_memory(device);
   observer_.phase_peak(int64_t(peak));
   return peak;
 }

@@ -9,7 +9,6 @@
 #include "launcher/outputs.h"
 #include "launcher/resume.h"
 #include "models/pipeline.h"
-#include "parallel/comm/host_group.h"
 
 namespace frameshard {
 
@@ -29,13 +28,13 @@ class VideoMaker {
  public:
   /// Collective over `world`.
   VideoMaker(const Job& job, const RunPlan& plan, const RankPlace& place, const at::Device& device,
-             Communicator& world, Observer& observer);
+             Communicator& world, const RankTools& tools);
 
   ProcessMesh& mesh() { return mesh_; }
-  at::ScalarType dtype() const { return dtype_; }
-  /// Reads the weights, with `sharing` together with the other ranks of this host. `text_seconds` is what
+  const RankParts& parts() const { return parts_; }
+  /// Reads the weights, where they may be together with the other ranks of this host. `text_seconds` is what
   /// this rank has spent on texts, for its metrics. Collective over `world`.
-  void load(ModelCache& models, double text_seconds, const HostSharing* sharing);
+  void load(double text_seconds);
 
   /// Makes one video; collective over the replica. Where the job goes on without it, a NaN or Inf (80) is
   /// returned: on every rank of the replica, its message on the first; what was written is gone. Everything
@@ -55,8 +54,9 @@ class VideoMaker {
   ResumeFile resume_file(const Unit& unit) const;
   void write_run_yaml(const Unit& unit, const std::filesystem::path& directory) const;
   OutputSettings settings(const Unit& unit) const;
+  DenoiseWork work_of(const RequestConfig& request) const;
   int decode_threads();
-  double take_peak();
+  double take_peak(const at::Device& device);
   void note_first_step();
   Moved moved() { return moved_by(mesh_, attention_); }
   bool first() { return mesh_.replica().rank() == 0; }
@@ -70,9 +70,9 @@ class VideoMaker {
   ProcessMesh mesh_;
   AttentionStrategy attention_;
   DecodeTeam decoders_;
-  at::ScalarType dtype_;
-  std::shared_ptr<const Denoiser> denoiser_;
-  std::shared_ptr<const Vae> vae_;
+  RankParts parts_;
+  ModelParts models_;
+  at::Tensor noise_;  ///< that the video begins from
   RankMetrics metrics_;
 };
 

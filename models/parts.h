@@ -9,6 +9,7 @@
 
 #include <ATen/ATen.h>
 
+#include "core/error.h"
 #include "parallel/sequence.h"
 
 namespace frameshard {
@@ -23,6 +24,7 @@ class TextEncoder {
 /// What a denoiser derives from a text once a request: it does not depend on the timestep.
 struct TextContext {
   std::vector<at::Tensor> k, v;  ///< a layer each, [B, T, H, D]
+  at::Tensor weight;             ///< of the keys (common/text_rows.h), or undefined
 };
 
 struct StepCache;
@@ -47,6 +49,10 @@ class Denoiser {
   /// Turns the blocks' linear layers into 8-bit floats (common/float8.h), one at a time; there is no way
   /// back.
   virtual void quantize_linear() = 0;
+  /// Moves the weights to another device. Nobody may use it meanwhile.
+  virtual void move_to(const at::Device& device) {
+    require(false, "this denoiser's weights stay on their device, asked to move to {}", device.str());
+  }
   /// Tokens of one latent video [C, F, h, w].
   virtual int64_t token_count(at::IntArrayRef latent_shape) const = 0;
   /// [C, F, h, w] of the latents for a video of this size.
@@ -74,6 +80,10 @@ class Vae {
   /// The whole picture, not limited to [-1, 1]: tiles are blended first (models/tiled_decode.h).
   virtual void decode_unlimited(const at::Tensor& latents,
                                 const std::function<void(const at::Tensor& frames)>& sink) const = 0;
+  /// As Denoiser::move_to.
+  virtual void move_to(const at::Device& device) {
+    require(false, "this VAE's weights stay on their device, asked to move to {}", device.str());
+  }
   /// Frames [B, 3, 4k+1, H, W] in [-1, 1] -> mean and log variance of the latents, [B, 2C, k+1, h, w], before
   /// normalisation.
   virtual at::Tensor encode(const at::Tensor& frames) const = 0;

@@ -10,6 +10,8 @@
 #include "models/checked_steps.h"
 #include "models/common/launch_graph.h"
 #include "models/common/step_cache.h"
+#include "models/rank_passes.h"
+#include "models/rebalance.h"
 #include "parallel/guidance.h"
 
 namespace frameshard {
@@ -42,16 +44,22 @@ std::vector<bool> DenoiseLoop::reused_steps(const NoiseSchedule& schedule, int64
   return reuse;
 }
 
-// Of each list of branches that this rank computes.
-std::vector<TextContext> DenoiseLoop::contexts_of(const GuidanceCombiner& guidance,
-                                                  const Conditioning& text) const {
-  std::vector<TextContext> contexts;
-  for (const auto& branches : guidance.mine()) {
-    std::vector<at::Tensor> embeddings;
-    for (Branch branch : branches) embeddings.push_back(branch == Branch::cond ? text.cond : text.uncond);
-    contexts.push_back(denoiser_.prepare(at::cat(embeddings).to(device_)));
+StepPasses DenoiseLoop::passes_of(const RequestConfig& request, at::IntArrayRef latent_shape) const {
+  auto latent_frames = [&](int64_t frames) {
+    return denoiser_.latent_shape(frames, request.height, request.width)[1];
+  };
+  WindowSize size{latent_shape[1], 0};
+  if (request.context) {
+    size = {latent_frames(request.context->window), latent_frames(request.context->overlap + 1) - 1};
   }
-  return contexts;
+  return StepPasses(request, latent_shape, size);
+}
+
+// All passes cost the same.
+Deal DenoiseLoop::deal_of(const StepPasses& passes) const {
+  const std::vector<double> alike(size_t(mesh_.cfg().size()), 1.0);
+  return schedule(std::vector<double>(passes.all().size(), 1.0),
+                  options_.cfg_speeds.empty() ? alike : options_.cfg_speeds);
 }
 
 // How far on_step is behind, the same on all ranks: what it does together must come at the same place among
@@ -73,38 +81,34 @@ at::Tensor DenoiseLoop::run(const RequestConfig& request, const Conditioning& te
                             const DenoiseState& start,
                             const std::function<void(const DenoiseState&)>& on_step) const {
   const c10::NoGradGuard no_grad;
-  const int64_t tokens = denoiser_.token_count(start.latents.sizes().slice(1));
+  const StepPasses passes = passes_of(request, start.latents.sizes().slice(1));
+  const Deal deal = deal_of(passes);
+  const std::vector<std::vector<int64_t>> shapes(passes.all().size(), passes.shape());
+  const auto options = at::TensorOptions().dtype(denoiser_.dtype()).device(device_);
+  const int64_t tokens = denoiser_.token_count(at::IntArrayRef(passes.shape()).slice(1));
   const Partition pieces = attention_.divide(tokens);
-  const ParallelSequence sequence(mesh_.cp(), *attention_, pieces);
-  const GuidanceCombiner guidance(mesh_.cfg(), request.guidance_scale,
-                                  branches_together(device_.is_cuda(), pieces.largest()));
-  const std::vector<TextContext> contexts = contexts_of(guidance, text);
+  std::optional<ParallelSequence> sequence;  // made anew, in its place, when the shares change
+  sequence.emplace(mesh_.cp(), *attention_, pieces);
   const std::vector<bool> reuse = reused_steps(schedule, start.steps);
-  std::vector<StepCache> caches(options_.step_cache > 0 ? contexts.size() : 0);
+  RankPasses mine(denoiser_, *sequence, passes, deal[size_t(mesh_.cfg().rank())], text, device_,
+                  {.together = passes_together(device_.is_cuda(), pieces.largest()),
+                   .step_cache = options_.step_cache > 0,
+                   .recorded = records_steps(options_, device_, mesh_.cp().size(), pieces.largest())});
   int64_t reused = 0;
-  LaunchGraphMaker graphs;
-  if (records_steps(options_, device_, mesh_.cp().size(), pieces.largest())) graphs = launch_graphs(device_);
-  std::vector<RecordedCall> predict;  // a list of branches each, of latents and timesteps
-  for (size_t list = 0; list < contexts.size(); ++list) {
-    predict.emplace_back(
-        [&, list](const RecordedCall::Inputs& inputs) {
-          return denoiser_.predict(inputs[0].expand({inputs[1].size(0), -1, -1, -1, -1}), inputs[1],
-                                   contexts[list], sequence, caches.empty() ? nullptr : &caches[list]);
-        },
-        graphs);
-  }
   CheckedSteps checked(schedule.steps(), steps_behind(), finite_look(device_), on_step);
   at::Tensor latents = start.latents.to(device_);
   for (int64_t i = start.steps; i < schedule.steps(); ++i) {
     set_phase("denoise", i + 1, schedule.steps());
     const bool reuse_now = reuse[size_t(i - start.steps)];
     reused += int64_t(reuse_now);
-    for (StepCache& cache : caches) cache.reuse = reuse_now;
-    const at::Tensor prediction = guidance([&](size_t list) {
-      const int64_t batch = int64_t(guidance.mine()[list].size());
-      return predict[list]({latents, at::full({batch}, schedule.timestep(i), latents.options())});
-    });
-    latents = schedule.step(prediction, i, latents);
+    if (options_.rebalance) options_.rebalance->begin_step();
+    const auto predictions = mine.predict(latents, schedule.timestep(i), reuse_now);
+    const auto all = gather_units(predictions, deal, shapes, mesh_.cfg(), options);
+    if (options_.rebalance && !reuse_now && options_.rebalance->end_step(i + 1)) {
+      sequence.emplace(mesh_.cp(), *attention_, attention_.divide(tokens));
+      mine.forget_caches();
+    }
+    latents = schedule.step(passes.combine(all), i, latents);
     checked.add({latents, i + 1, reused, schedule.history()});
   }
   checked.finish();

@@ -3,15 +3,17 @@
 
 #include "core/config.h"
 #include "models/checkpoint.h"
-#include "parallel/guidance.h"
+#include "models/step_passes.h"
 #include "parallel/mesh.h"
 #include "parallel/strategies.h"
 
 namespace frameshard {
 
-/// The text embeddings of one request, [1, T, text_dim]; `uncond` is undefined where guidance is off.
+/// The text embeddings of one request, [1, T, text_dim] each: of its prompts, and of the negative one, which
+/// may be undefined where guidance is off.
 struct Conditioning {
-  at::Tensor cond, uncond;
+  std::vector<at::Tensor> cond;
+  at::Tensor uncond;
 };
 
 /// The noise that sample `sample` of a request starts from, [1, C, F, h, w] float32 on the CPU: from its seed
@@ -26,10 +28,14 @@ struct DenoiseState {
   std::vector<at::Tensor> history{};  ///< NoiseSchedule::history, after these steps
 };
 
+class Rebalance;
+
 /// How a sample is denoised, where it is not for the request to say.
 struct DenoiseOptions {
-  double step_cache = 0;            ///< LossyConfig::step_cache
-  std::string cuda_graph = "auto";  ///< InferConfig::cuda_graph
+  double step_cache = 0;             ///< LossyConfig::step_cache
+  std::string cuda_graph = "auto";   ///< InferConfig::cuda_graph
+  std::vector<double> cfg_speeds{};  ///< of the cp groups that share the passes; empty: all alike
+  Rebalance* rebalance = nullptr;    ///< may change the speeds of `attention` between steps
 };
 
 /// Whether the denoiser's launches of a step are recorded (common/launch_graph.h): on a GPU that computes
@@ -57,7 +63,8 @@ class DenoiseLoop {
                  const DenoiseState& start, const std::function<void(const DenoiseState&)>& on_step) const;
 
  private:
-  std::vector<TextContext> contexts_of(const GuidanceCombiner& guidance, const Conditioning& text) const;
+  StepPasses passes_of(const RequestConfig& request, at::IntArrayRef latent_shape) const;
+  Deal deal_of(const StepPasses& passes) const;
   size_t steps_behind() const;
   std::vector<bool> reused_steps(const NoiseSchedule& schedule, int64_t first) const;
 

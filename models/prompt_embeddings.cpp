@@ -4,16 +4,15 @@
 
 #include "core/device.h"
 #include "core/phase.h"
+#include "models/common/text_rows.h"
 
 namespace frameshard {
 namespace {
 
 // [1, T, width] -> [tokens, width] on the CPU: rows past the prompt's tokens are 0.
 at::Tensor without_padding(const at::Tensor& embedding) {
-  const at::Tensor host = embedding.to(at::kCPU).squeeze(0);
-  const at::Tensor rows = host.ne(0).any(-1).nonzero();
-  const int64_t tokens = rows.numel() == 0 ? 0 : rows[-1].item<int64_t>() + 1;
-  return host.narrow(0, 0, tokens).clone();
+  const at::Tensor host = embedding.to(at::kCPU);
+  return host.squeeze(0).narrow(0, 0, used_rows(host)).clone();
 }
 
 // A matrix from `root` to all ranks of the group; `mine` is undefined on the others.
@@ -31,15 +30,16 @@ at::Tensor broadcast_matrix(const at::Tensor& mine, at::ScalarType dtype, Commun
 }  // namespace
 
 PromptEmbeddings::PromptEmbeddings(const Checkpoint& checkpoint, std::span<const RequestConfig> requests,
-                                   const LoadOptions& load, ProcessMesh& mesh, const HostSharing* sharing)
+                                   const TextLoad& load, ProcessMesh& mesh, const HostSharing* sharing)
     : dtype_(load.dtype), mesh_(mesh) {
   set_phase("text");
   if (mesh.replica().rank() != 0) return;
   for (const RequestConfig& request : requests) {
-    known_[{request.prompt, request.max_sequence_length}];
+    for (const PromptConfig& prompt : request.all_prompts())
+      known_[{prompt.text, request.max_sequence_length}];
     if (request.uses_guidance()) known_[{request.negative_prompt, request.max_sequence_length}];
   }
-  encode(checkpoint, load, sharing);
+  encode(checkpoint, load.encoder, sharing);
   exchange();
 }
 
@@ -54,7 +54,7 @@ void PromptEmbeddings::encode(const Checkpoint& checkpoint, LoadOptions load, co
   for (auto& [key, embedding] : known_) {
     if (number++ % mesh_.dp().size() != mesh_.dp().rank()) continue;
     if (!encoder) encoder = checkpoint.load_text_encoder(load);
-    embedding = without_padding(encoder->encode(key.first, key.second));
+    embedding = without_padding(encoder->encode(key.first, key.second)).to(dtype_);
   }
   encoder.reset();
   release_cached_memory(load.device);
@@ -68,7 +68,10 @@ void PromptEmbeddings::exchange() {
 }
 
 Conditioning PromptEmbeddings::of(const RequestConfig& request) const {
-  Conditioning text{.cond = get(request.prompt, request.max_sequence_length), .uncond = {}};
+  Conditioning text;
+  for (const PromptConfig& prompt : request.all_prompts()) {
+    text.cond.push_back(get(prompt.text, request.max_sequence_length));
+  }
   if (request.uses_guidance()) text.uncond = get(request.negative_prompt, request.max_sequence_length);
   return text;
 }

@@ -11,6 +11,12 @@
 
 namespace frameshard {
 
+/// How texts are encoded: where and in which dtype the encoder is, and the dtype of what it makes.
+struct TextLoad {
+  LoadOptions encoder;
+  at::ScalarType dtype = at::kFloat;
+};
+
 /// Each distinct prompt is encoded once, by the first rank of one replica; the text encoder is then freed.
 /// The first ranks of all replicas keep every embedding, on the CPU and without padding: any of them may have
 /// to make any request.
@@ -19,9 +25,9 @@ class PromptEmbeddings {
   /// Collective over the mesh. Encodes prompts and, where guidance is on, negative prompts. With `sharing`,
   /// text encoders of a host are loaded together, whatever `load` says.
   PromptEmbeddings(const Checkpoint& checkpoint, std::span<const RequestConfig> requests,
-                   const LoadOptions& load, ProcessMesh& mesh, const HostSharing* sharing = nullptr);
+                   const TextLoad& load, ProcessMesh& mesh, const HostSharing* sharing = nullptr);
 
-  /// The embeddings of one of the requests, on the CPU, in `dtype`. Collective over the replica.
+  /// The embeddings of one of the requests, on the CPU, in TextLoad::dtype. Collective over the replica.
   Conditioning of(const RequestConfig& request) const;
 
  private:

@@ -1,10 +1,12 @@
 #include "models/tiled_decode.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <optional>
 
 #include "core/error.h"
+#include "parallel/work_units.h"
 
 namespace frameshard {
 namespace {
@@ -44,40 +46,54 @@ int64_t first_bad_frame(const at::Tensor& tile) {
   return frames;
 }
 
-// `tile`: null where this rank has none in this round, which the first rank always has.
-void check_finite(const at::Tensor& tile, Communicator& group) {
-  const int64_t none = std::numeric_limits<int64_t>::max();
-  const int64_t mine = tile.defined() ? first_bad_frame(tile) : none;
-  at::Tensor bad = at::full({1}, tile.defined() && mine < tile.size(2) ? mine : none, at::kLong);
+void check_finite(const std::vector<at::Tensor>& tiles, Communicator& group) {
+  constexpr int64_t none = std::numeric_limits<int64_t>::max();
+  int64_t first = none;
+  for (const at::Tensor& tile : tiles) {
+    if (const int64_t frame = first_bad_frame(tile); frame < tile.size(2)) first = std::min(first, frame);
+  }
+  at::Tensor bad = at::full({1}, first, at::kLong);
   group.all_reduce(bad, ReduceOp::min);
   if (bad.item<int64_t>() == none) return;
   fail(ExitCode::not_finite, "the VAE made a NaN or Inf near frame {}; try model.vae_dtype=float32",
        bad.item<int64_t>());
 }
 
-// The tiles of a round, on the first rank, in the order of ranks; empty on others.
-std::vector<at::Tensor> gather(const at::Tensor& mine, const TileGrid& grid, int64_t first,
-                               Communicator& group) {
-  if (group.size() == 1) return {mine};
+// How many tiles are decoded between two gatherings: as many as the slowest rank needs to have one of them.
+int64_t tiles_a_round(std::span<const double> speeds) {
+  double sum = 0, least = std::numeric_limits<double>::infinity();
+  for (const double speed : speeds) {
+    sum += speed;
+    if (speed > 0) least = std::min(least, speed);
+  }
+  // Of very unequal ranks the first would have to hold too many of them.
+  return std::min(int64_t(std::ceil(sum / least)), 4 * int64_t(speeds.size()));
+}
+
+// Frames of the video, and pixels of a latent along an axis: not every rank has a tile to see them from.
+std::pair<int64_t, int64_t> frames_and_scale(const std::vector<at::Tensor>& mine, const Area& area,
+                                             Communicator& group) {
+  at::Tensor seen = at::zeros({2}, at::kLong);
+  if (!mine.empty()) seen = at::tensor({mine[0].size(2), mine[0].size(3) / area.height}, at::kLong);
+  group.all_reduce(seen, ReduceOp::max);
+  return {seen[0].item<int64_t>(), seen[1].item<int64_t>()};
+}
+
+// The tiles of a round on the first rank, in their order; empty on others.
+std::vector<at::Tensor> gather(const std::vector<at::Tensor>& mine, const Deal& deal,
+                               const std::vector<std::vector<int64_t>>& shapes, Communicator& group) {
+  if (group.size() == 1) return mine;
   Counts send(size_t(group.size()), 0), recv = send;
-  send[0] = mine.defined() ? mine.numel() : 0;
-  const int64_t here = std::min<int64_t>(group.size(), grid.count() - first);
-  std::vector<std::vector<int64_t>> shapes;
-  if (group.rank() == 0) {
-    const int64_t scale = mine.size(3) / grid.tile(first).height;
-    for (int64_t i = 0; i < here; ++i) {
-      const Area area = grid.tile(first + i);
-      shapes.push_back({1, mine.size(1), mine.size(2), scale * area.height, scale * area.width});
-      recv[size_t(i)] = c10::multiply_integers(shapes.back());
-    }
+  std::vector<at::Tensor> flat{at::empty({0})};
+  for (const at::Tensor& tile : mine) flat.push_back(tile.view({-1}));
+  const at::Tensor packed = flat.size() == 2 ? flat[1] : at::cat(flat);
+  send[0] = packed.numel();
+  for (size_t rank = 0; group.rank() == 0 && rank < deal.size(); ++rank) {
+    for (const size_t tile : deal[rank]) recv[rank] += c10::multiply_integers(shapes[tile]);
   }
-  const at::Tensor all = group.all_to_all(mine.defined() ? mine.view({-1}) : at::empty({0}), send, recv);
-  std::vector<at::Tensor> tiles;
-  const auto offsets = offsets_of(recv);
-  for (size_t i = 0; i < shapes.size(); ++i) {
-    tiles.push_back(all.narrow(0, offsets[i], recv[i]).view(shapes[i]));
-  }
-  return tiles;
+  const at::Tensor all = group.all_to_all(packed, send, recv);
+  if (group.rank() != 0) return {};
+  return unpacked_units(all, deal, shapes);
 }
 
 }  // namespace
@@ -98,17 +114,37 @@ void TileBlender::add(at::Tensor tile) {
   finished_(area, tile.narrow(3, 0, area.height).narrow(4, 0, area.width).clamp_(-1.0, 1.0));
 }
 
-void decode_tiled(const Vae& vae, const at::Tensor& latents, const Tiling& tiling, Communicator& group,
+void decode_tiled(const Vae& vae, const at::Tensor& latents, const Tiling& tiling, const TileRanks& ranks,
                   const FinishedPart& finished) {
+  Communicator& group = ranks.group;
+  const std::vector<double> alike(size_t(group.size()), 1.0);
+  const std::span<const double> speeds = ranks.speeds.empty() ? std::span<const double>(alike) : ranks.speeds;
   const TileGrid grid(latents.size(3), latents.size(4), tiling);
   std::optional<TileBlender> blender;
-  for (int64_t first = 0; first < grid.count(); first += group.size()) {
-    const int64_t i = first + group.rank();
-    at::Tensor mine;
-    if (i < grid.count()) mine = decode_tile(vae, latents, grid.tile(i));
+  std::pair<int64_t, int64_t> frames_scale;
+  const int64_t round = tiles_a_round(speeds);
+  for (int64_t first = 0; first < grid.count(); first += round) {
+    std::vector<double> costs;
+    for (int64_t i = first; i < std::min(first + round, grid.count()); ++i) {
+      costs.push_back(double(grid.tile(i).height * grid.tile(i).width));
+    }
+    const Deal deal = schedule(costs, speeds);
+    const std::vector<size_t>& numbers = deal[size_t(group.rank())];
+    std::vector<at::Tensor> mine;
+    for (const size_t i : numbers) mine.push_back(decode_tile(vae, latents, grid.tile(first + int64_t(i))));
     check_finite(mine, group);
-    if (group.rank() == 0 && !blender) blender.emplace(grid, mine.size(3) / grid.tile(0).height, finished);
-    for (at::Tensor& tile : gather(mine, grid, first, group)) blender->add(std::move(tile));
+    if (first == 0) {
+      const Area area = numbers.empty() ? Area{} : grid.tile(int64_t(numbers[0]));
+      frames_scale = frames_and_scale(mine, area, group);
+      if (group.rank() == 0) blender.emplace(grid, frames_scale.second, finished);
+    }
+    const auto [frames, scale] = frames_scale;
+    std::vector<std::vector<int64_t>> shapes;
+    for (size_t i = 0; i < costs.size(); ++i) {
+      const Area area = grid.tile(first + int64_t(i));
+      shapes.push_back({1, 3, frames, scale * area.height, scale * area.width});
+    }
+    for (at::Tensor& tile : gather(mine, deal, shapes, group)) blender->add(std::move(tile));
   }
 }
 

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <functional>
+#include <span>
 #include <vector>
 
 #include "models/parts.h"
@@ -37,10 +38,16 @@ class TileBlender {
   at::Tensor left_;                // right edge of the tile before
 };
 
+/// Who decodes.
+struct TileRanks {
+  Communicator& group;
+  std::span<const double> speeds{};  ///< of the group's ranks; empty: all alike
+};
+
 /// Latents as Vae::decode takes them, on every rank of the group -> on its first rank every part of the
-/// picture, once. The ranks take tiles in turn; the result is the same for any number of them. Collective. 80
-/// on all ranks where the VAE makes a NaN or Inf.
-void decode_tiled(const Vae& vae, const at::Tensor& latents, const Tiling& tiling, Communicator& group,
+/// picture, once. Tiles are dealt round by round, by area over speed (parallel/work_units.h); the result is
+/// the same for any ranks. Collective. 80 on all ranks where the VAE makes a NaN or Inf.
+void decode_tiled(const Vae& vae, const at::Tensor& latents, const Tiling& tiling, const TileRanks& ranks,
                   const FinishedPart& finished);
 
 }  // namespace frameshard

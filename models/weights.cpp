@@ -149,6 +149,20 @@ void load_weights(const WeightList& list, const WeightFiles& files, const LoadOp
   }
 }
 
+void move_weights(const WeightList& list, const at::Device& device) {
+  for (const WeightSlot& slot : list.slots()) {
+    if (!slot.whole) {
+      if (slot.target->defined()) *slot.target = slot.target->to(device);
+    } else if (slot.first_row == 0 && slot.whole->defined()) {
+      *slot.whole = slot.whole->to(device);
+    }
+    // A part may have been given up for its whole (float8).
+    if (slot.whole && slot.target->defined()) {
+      *slot.target = slot.whole->narrow(0, slot.first_row, slot.shape[0]);
+    }
+  }
+}
+
 void randomize_weights(const WeightList& list, at::ScalarType dtype, const at::Device& device,
                        uint64_t seed) {
   constexpr double deviation = 0.02;  // what transformers are initialised with

@@ -88,6 +88,10 @@ void read_weight(const WeightSlot& slot, const WeightFiles& files);
 /// (models/weight_sharing.h).
 void load_weights(const WeightList& list, const WeightFiles& files, const LoadOptions& options);
 
+/// Moves every weight that is there to a device, one after another: no more than a layer's weights are in
+/// both places at once. Parts of a whole stay parts of it.
+void move_weights(const WeightList& list, const at::Device& device);
+
 /// Allocates every weight likewise and draws it on the device: norms are 1, all else is normal with a small
 /// deviation, so that what the model computes stays finite. The same seed gives the same weights on devices
 /// of one type.

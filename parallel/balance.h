@@ -10,8 +10,9 @@
 namespace frameshard {
 
 /// The heads of each place in the Ulysses groups of a context-parallel group, `ulysses` neighbouring ranks
-/// each, in proportion to the ranks' speeds (any unit, >= 0, not all 0). A place has the same heads in every
-/// group, since a ring passes them on from one to the next. Even where there are no speeds.
+/// each, in proportion to the ranks' speeds (any unit, >= 0). A place has the same heads in every
+/// group, since a ring passes them on from one to the next. Even where there are no speeds, or all are 0
+/// (such a group is dealt no passes).
 Partition divide_heads(int64_t heads, int ulysses, std::span<const double> speeds);
 
 /// The tokens of each of `ranks` ranks, likewise.

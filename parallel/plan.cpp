@@ -5,6 +5,7 @@
 
 #include "core/error.h"
 #include "core/host.h"
+#include "parallel/context_windows.h"
 #include "parallel/plan_costs.h"
 
 namespace frameshard {
@@ -141,7 +142,8 @@ TokenGrid token_grid(const RequestConfig& request, const ModelFacts& model) {
 }
 
 void check_positions(const RequestConfig& request, const ModelFacts& model) {
-  const TokenGrid grid = token_grid(request, model);
+  TokenGrid grid = token_grid(request, model);
+  if (const int64_t window = video_class(request, model).window_frames; window > 0) grid.frames = window;
   const int64_t most = std::max({grid.frames, grid.height, grid.width});
   if (model.max_positions > 0 && most > model.max_positions) {
     fail(ExitCode::config,
@@ -157,31 +159,43 @@ int64_t video_count(const RunConfig& config) {
   return videos;
 }
 
+VideoClass video_class(const RequestConfig& request, const ModelFacts& model) {
+  VideoClass video{.grid = token_grid(request, model),
+                   .text_tokens = request.max_sequence_length,
+                   .steps = request.num_inference_steps,
+                   .conditionings = request.conditionings(),
+                   .videos = 0};
+  if (!request.context) return video;
+  // In frames of the latents, which are what the windows are cut from (models/pipeline.cpp).
+  const int64_t frames = (request.num_frames - 1) / model.frames_per_latent + 1;
+  const int64_t window = (request.context->window - 1) / model.frames_per_latent + 1;
+  const auto windows = context_windows(frames, window, request.context->overlap / model.frames_per_latent);
+  video.windows = int64_t(windows.size());
+  video.window_frames = windows[0].count() / model.patch_frames;
+  return video;
+}
+
 Workload workload_of(const std::vector<RequestConfig>& requests, const ModelFacts& model) {
   Workload work;
-  work.guided = std::all_of(requests.begin(), requests.end(), [](auto& r) { return r.uses_guidance(); });
-  auto class_of = [&](const RequestConfig& request) {
-    return VideoClass{token_grid(request, model), request.max_sequence_length, request.num_inference_steps,
-                      request.uses_guidance(), 0};
-  };
-  std::map<std::array<int64_t, 6>, VideoClass> classes;
+  std::map<std::array<int64_t, 8>, VideoClass> classes;
   for (const RequestConfig& request : requests) {
-    const VideoClass video = class_of(request);
-    const auto [found, added] = classes.try_emplace({video.grid.frames, video.grid.height, video.grid.width,
-                                                     video.text_tokens, video.steps, int64_t(video.guided)},
-                                                    video);
+    const VideoClass video = video_class(request, model);
+    const auto [found, added] =
+        classes.try_emplace({video.grid.frames, video.grid.height, video.grid.width, video.text_tokens,
+                             video.steps, video.conditionings, video.windows, video.window_frames},
+                            video);
     found->second.videos += request.batch_size;
+    const bool first = work.videos == 0;
     work.videos += request.batch_size;
-    if (added && (work.least_tokens == 0 || video.grid.total() < work.least_tokens)) {
-      work.least_tokens = video.grid.total();
-    }
+    work.least_tokens = first ? video.tokens() : std::min(work.least_tokens, video.tokens());
+    work.least_passes = first ? video.passes() : std::min(work.least_passes, video.passes());
   }
   for (const auto& [key, video] : classes) work.classes.push_back(video);
   std::stable_sort(work.classes.begin(), work.classes.end(), [&](auto& a, auto& b) {
     auto operations = [&](const VideoClass& v) { return double(v.steps) * step_operations({}, v, model); };
     return operations(a) > operations(b);
   });
-  work.largest = class_of(largest_of(requests, model));
+  work.largest = video_class(largest_of(requests, model), model);
   return work;
 }
 
@@ -208,11 +222,11 @@ RunPlan make_plan(const RunConfig& config, const ModelFacts& model, const PlanMa
   RunPlan plan{.mesh = best.split.mesh,
                .attention = best.split.attention,
                .machine = machine,
-               .guided = work.guided,
                .largest = largest_of(requests, model)};
   plan.grid = work.largest.grid;
   plan.tokens = tokens_of(best.split, work.largest, 0);
   plan.heads = heads_of(best.split, model, 0);
+  plan.passes = passes_text(best.split, plan.largest, work.largest);
   check_decoders(config.infer, plan.mesh);
   plan.decoding = best.decoding;
   plan.costs = best.costs, plan.predicted = best.predicted, plan.videos = work.videos;

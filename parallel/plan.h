@@ -46,6 +46,8 @@ struct PlanMachine {
   std::string hardware;         ///< a name of parallel/hardware.h; empty: `device`
   std::string interconnect;     ///< likewise; empty: ndr400 for GPUs, ethernet10 for CPUs
   int64_t memory_bytes = 0;     ///< of a GPU, or of a node whose CPUs compute; 0: not known
+  int64_t low_memory = 0;       ///< InferConfig::low_memory
+  bool text_elsewhere = false, vae_elsewhere = false;  ///< on a device that no rank computes on
 
   std::string device_name() const { return hardware.empty() ? device : hardware; }
   std::string network() const {
@@ -73,17 +75,20 @@ struct Split {
 
   /// Of one context-parallel group, counted in the order of its ranks.
   std::vector<double> speeds_of(int group) const;
+  /// Of a replica's context-parallel groups, each the sum of its ranks.
+  std::vector<double> group_speeds(int replica) const;
 };
 
 /// Estimates for the rank that has most to do; bytes and floating-point operations.
 struct RankCosts {
   int64_t text_bytes = 0, denoise_bytes = 0, decode_bytes = 0;  ///< memory of each phase, weights included
-  int64_t weight_bytes = 0;  ///< of the last two, the weights: a rank's part of a copy that is shared
-  int64_t peak_bytes = 0;    ///< the largest of them, and the process itself
-  int64_t decoders = 1;      ///< ranks of a node that may decode at the same time
-  int64_t layer_bytes = 0;   ///< sent by the first rank in one layer of one guidance branch
-  int64_t moved_bytes = 0;   ///< sent by the first rank in one denoising step
-  double operations = 0;     ///< of one denoising step
+  int64_t weight_bytes = 0;   ///< weights of a rank while others decode: its part of a copy that is shared
+  int64_t decoder_bytes = 0;  ///< of the weights while denoising, those that only a rank that decodes has
+  int64_t peak_bytes = 0;     ///< the largest of them, and the process itself
+  int64_t decoders = 1;       ///< ranks of a node that may decode at the same time
+  int64_t layer_bytes = 0;    ///< sent by the first rank in one layer of one pass
+  int64_t moved_bytes = 0;    ///< sent by the first rank in one denoising step
+  double operations = 0;      ///< of one denoising step
 };
 
 /// Of denoising alone; without text, loading and decoding.
@@ -100,6 +105,7 @@ struct Decoding {
   static constexpr int64_t no_limit = std::numeric_limits<int64_t>::max();
 
   int ranks = 1;  ///< of a replica that decode a video together: every decoder_stride()-th, from the first
+  double largest_share = 0;         ///< of the picture, of any of them; 0: all alike
   int64_t largest_band = no_limit;  ///< a rank's part of a larger picture does not fit: it comes in tiles
   int64_t tile_size = 256;          ///< of a side
   int64_t tile_stride = 192;
@@ -129,11 +135,11 @@ struct RunPlan {
   MeshShape mesh;
   AttentionShape attention;
   PlanMachine machine;
-  bool guided = false;
   RequestConfig largest;  ///< the request with most tokens: what the numbers below are for
   TokenGrid grid{};
-  Partition tokens = Partition::even(0, 1);  ///< over the cp group
+  Partition tokens = Partition::even(0, 1);  ///< of a pass, over the cp group
   Partition heads = Partition::even(0, 1);   ///< over a Ulysses group
+  std::vector<std::string> passes;           ///< what each cp group of a replica computes of a step
   Decoding decoding;
   RankCosts costs;
   Prediction predicted;
@@ -143,9 +149,12 @@ struct RunPlan {
 
   /// Of the ranks of a context-parallel group; empty: all alike.
   std::vector<double> speeds_of(Coord coord) const {
-    return Split{mesh, attention, machine.speeds}.speeds_of(coord.dp * mesh.cfg + coord.cfg);
+    return split().speeds_of(coord.dp * mesh.cfg + coord.cfg);
   }
+  Split split() const { return {mesh, attention, machine.speeds}; }
   int decoder_stride() const { return mesh.cfg * mesh.cp / decoding.ranks; }
+  /// Of the ranks of a replica that decode; empty: all alike.
+  std::vector<double> decoder_speeds(int replica) const;
 };
 
 /// The split with the least predicted time among those that the config allows. 78 where the sizes do not fit
@@ -156,7 +165,7 @@ RunPlan make_plan(const RunConfig& config, const ModelFacts& model, const PlanMa
 /// 1. those that fit into the memory before those that do not, and those without idle replicas before others;
 /// 2. the least time for all videos; times within 10 % of the least count as equal, and among these the least
 ///    time for one video comes first, so that replicas are made where they gain something;
-/// 3. ties: fewer replicas, then both guidance branches at once, then the larger Ulysses group.
+/// 3. ties: fewer replicas, then more passes of a step at once, then the larger Ulysses group.
 /// 78 as make_plan.
 MeshChoices rank_meshes(const RunConfig& config, const ModelFacts& model, const PlanMachine& machine);
 

@@ -1,5 +1,8 @@
 // Bytes that each rank sends: the strategies' exchanges, counted without making them.
+#include <algorithm>
+
 #include "parallel/plan_costs.h"
+#include "parallel/work_units.h"
 
 namespace frameshard {
 namespace {
@@ -14,8 +17,29 @@ struct EvenPieces {
 
 }  // namespace
 
-int64_t branches_a_rank(const Split& split, const VideoClass& video) {
-  return video.guided && split.mesh.cfg == 1 ? 2 : 1;
+std::vector<int64_t> pass_counts(const Split& split, const VideoClass& video, int replica) {
+  const int cfg = split.mesh.cfg;
+  if (split.speeds.empty() || cfg == 1) {
+    const EvenPieces pieces{video.passes(), cfg};
+    std::vector<int64_t> counts;
+    for (int place = 0; place < cfg; ++place) counts.push_back(pieces.size(place));
+    return counts;
+  }
+  const std::vector<double> costs(size_t(video.passes()), 1.0);
+  std::vector<int64_t> counts;
+  for (const auto& passes : schedule(costs, split.group_speeds(replica)))
+    counts.push_back(int64_t(passes.size()));
+  return counts;
+}
+
+int64_t passes_a_rank(const Split& split, const VideoClass& video) {
+  if (split.speeds.empty()) return (video.passes() + split.mesh.cfg - 1) / split.mesh.cfg;
+  int64_t most = 0;
+  for (int replica = 0; replica < split.mesh.dp; ++replica) {
+    const auto counts = pass_counts(split, video, replica);
+    most = std::max(most, *std::max_element(counts.begin(), counts.end()));
+  }
+  return most;
 }
 
 namespace {
@@ -29,7 +53,7 @@ Pieces pieces_of(const Split& split, const VideoClass& video, const ModelFacts& 
   const int cp = split.mesh.cp, ulysses = split.attention.ulysses, ring = split.attention.ring;
   const int place = rank % cp, group = place / ulysses;
   if (split.speeds.empty()) {
-    const EvenPieces tokens{video.grid.total(), cp}, heads{model.heads, ulysses};
+    const EvenPieces tokens{video.tokens(), cp}, heads{model.heads, ulysses};
     auto of_group = [&](int64_t g) { return tokens.between(g * ulysses, (g + 1) * ulysses); };
     return {tokens.size(place), heads.size(place % ulysses), of_group(group), of_group((group + 1) % ring)};
   }
@@ -50,19 +74,22 @@ StepBytes step_bytes(const Split& split, const VideoClass& video, const ModelFac
   }
   if (ring > 1) {
     // In ring - 1 hops every block of keys and values but one: the next group's comes last and stays.
-    bytes.ring = 2 * my_heads * (video.grid.total() - next_rows);
+    bytes.ring = 2 * my_heads * (video.tokens() - next_rows);
   }
   const int64_t head_bytes = model.head_dim * model.element_bytes;
   bytes.exchange *= head_bytes, bytes.ring *= head_bytes;
   bytes.gather = mine * model.patch() * (cp - 1) * model.element_bytes;
-  bytes.guidance = video.grid.total() * model.patch() * (split.mesh.cfg - 1) * model.element_bytes;
+  const int64_t passes = pass_counts(split, video, rank / (cp * split.mesh.cfg))[rank / cp % split.mesh.cfg];
+  bytes.guidance = passes * video.tokens() * model.patch() * (split.mesh.cfg - 1) * model.element_bytes;
   return bytes;
 }
 
 SentBytes sent_bytes(const Split& split, const VideoClass& video, const ModelFacts& model, int rank) {
   const StepBytes step = step_bytes(split, video, model, rank);
   const int64_t forward = model.layers * (step.exchange + step.ring) + step.gather;
-  return {.cp = video.steps * branches_a_rank(split, video) * forward, .cfg = video.steps * step.guidance};
+  const int cp = split.mesh.cp, cfg = split.mesh.cfg;
+  const int64_t passes = pass_counts(split, video, rank / (cp * cfg))[size_t(rank / cp % cfg)];
+  return {.cp = video.steps * passes * forward, .cfg = video.steps * step.guidance};
 }
 
 }  // namespace frameshard

@@ -10,16 +10,25 @@ namespace frameshard {
 struct VideoClass {
   TokenGrid grid;
   int64_t text_tokens, steps;
-  bool guided;
-  int64_t videos;           ///< how many
-  bool step_cache = false;  ///< what the blocks add to the tokens is kept from step to step
+  int64_t conditionings;      ///< texts of a step: prompts, and with guidance the negative one
+  int64_t videos;             ///< how many
+  bool step_cache = false;    ///< what the blocks add to the tokens is kept from step to step
+  int64_t windows = 1;        ///< each with a pass for every text
+  int64_t window_frames = 0;  ///< of the grid; 0: all
+
+  int64_t passes() const { return conditionings * windows; }
+  /// Of one pass of the denoiser.
+  int64_t tokens() const {
+    return (window_frames == 0 ? grid.frames : window_frames) * grid.height * grid.width;
+  }
 };
+VideoClass video_class(const RequestConfig& request, const ModelFacts& model);
 
 /// What is to be made.
 struct Workload {
   std::vector<VideoClass> classes;  ///< the costliest first
   VideoClass largest;               ///< the one with most tokens
-  bool guided = false;              ///< all of them are
+  int64_t least_passes = 1;         ///< of a step of any of them
   int64_t videos = 0, least_tokens = 0;
 };
 Workload workload_of(const std::vector<RequestConfig>& requests, const ModelFacts& model);
@@ -28,15 +37,17 @@ Workload workload_of(const std::vector<RequestConfig>& requests, const ModelFact
 Partition tokens_of(const Split& split, const VideoClass& video, int group);
 Partition heads_of(const Split& split, const ModelFacts& model, int group);
 
-/// Guidance branches that a rank computes one after the other.
-int64_t branches_a_rank(const Split& split, const VideoClass& video);
+/// How many of a step's passes each context-parallel group of a replica computes.
+std::vector<int64_t> pass_counts(const Split& split, const VideoClass& video, int replica);
+/// The most that any rank computes, one after the other.
+int64_t passes_a_rank(const Split& split, const VideoClass& video);
 
 /// Sent by one rank in one denoising step, exactly: what Communicator counts (CommStats::bytes_sent).
 struct StepBytes {
-  int64_t exchange = 0;  ///< to the other heads' ranks and back, in one layer of one branch
+  int64_t exchange = 0;  ///< to the other heads' ranks and back, in one layer of one pass
   int64_t ring = 0;      ///< keys and values round the ring, likewise
-  int64_t gather = 0;    ///< the prediction of one branch, to the cp group
-  int64_t guidance = 0;  ///< the prediction, to the other branch
+  int64_t gather = 0;    ///< the prediction of one pass, to the cp group
+  int64_t guidance = 0;  ///< the predictions of its passes, to the ranks of the others
 };
 /// `rank` counts within the replica, cp fastest.
 StepBytes step_bytes(const Split& split, const VideoClass& video, const ModelFacts& model, int rank);
@@ -106,6 +117,11 @@ struct Sizes {
 /// than videos are among them, but do not count as one where dp_size is auto.
 std::vector<Split> legal_splits(const Sizes& wanted, const Workload& work, const ModelFacts& model,
                                 const PlanMachine& machine);
+
+/// What each context-parallel group of the first replica computes of a step, where there are more passes than
+/// guidance's two: "cfg 0: prompt 1, negative"; else nothing.
+std::vector<std::string> passes_text(const Split& split, const RequestConfig& request,
+                                     const VideoClass& video);
 
 /// Why the first is better than `other`, in a word or two.
 std::string why_not(const MeshChoice& best, const MeshChoice& other, const PlanMachine& machine,

@@ -1,4 +1,8 @@
 // Who decodes, whether in tiles, and the memory that it takes.
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
 #include "core/error.h"
 #include "core/host.h"
 #include "parallel/plan_costs.h"
@@ -65,10 +69,41 @@ int64_t left_for_decoding(const RankCosts& costs, int64_t activations, const Pla
   return std::min(memory - process, (memory - others) / decoders) - weights;
 }
 
+// Empty where they are all alike, or have no work in denoising.
+std::vector<double> speeds_of_decoders(const Split& split, int decoders, int replica) {
+  std::vector<double> speeds;
+  const int ranks = split.mesh.cfg * split.mesh.cp;
+  for (int rank = 0; !split.speeds.empty() && rank < ranks; rank += ranks / decoders) {
+    speeds.push_back(split.speeds[size_t(replica * ranks + rank)]);
+  }
+  const bool alike =
+      std::all_of(speeds.begin(), speeds.end(), [&](double speed) { return speed == speeds[0]; });
+  return alike ? std::vector<double>() : speeds;
+}
+
+// Of the picture, of any rank that decodes.
+double largest_share(const Split& split, int decoders) {
+  double largest = 0;
+  for (int replica = 0; replica < split.mesh.dp; ++replica) {
+    const auto speeds = speeds_of_decoders(split, decoders, replica);
+    if (speeds.empty()) continue;
+    const double sum = std::accumulate(speeds.begin(), speeds.end(), 0.0);
+    largest = std::max(largest, *std::max_element(speeds.begin(), speeds.end()) / sum);
+  }
+  return largest;
+}
+
 }  // namespace
 
 int64_t Decoding::band(int64_t height, int64_t width) const {
-  return width * (ranks == 1 ? height : std::min(height, (height + ranks - 1) / ranks + 2 * band_margin));
+  if (ranks == 1) return width * height;
+  const int64_t rows =
+      largest_share > 0 ? int64_t(std::ceil(double(height) * largest_share)) : (height + ranks - 1) / ranks;
+  return width * std::min(height, rows + 2 * band_margin);
+}
+
+std::vector<double> RunPlan::decoder_speeds(int replica) const {
+  return speeds_of_decoders(split(), decoding.ranks, replica);
 }
 
 bool Decoding::in_tiles(int64_t height, int64_t width) const {
@@ -106,7 +141,10 @@ Decoding decoding_of(const RunConfig& config, const Split& split, const Workload
                     .tile_stride = Tiling{}.stride * model.pixels_per_latent};
   const std::string& tiling = config.lossy.vae_tiling;
   if (tiling == "on") decoding.largest_band = 0;
-  if (tiling != "auto" || machine.memory_bytes == 0) return decoding;
+  if (config.place.vae != "default" && config.place.vae != machine.device) decoding.ranks = 1;
+  decoding.largest_share = largest_share(split, decoding.ranks);
+  // Of another device the plan does not know the memory.
+  if (tiling != "auto" || machine.memory_bytes == 0 || machine.vae_elsewhere) return decoding;
   const RankCosts whole = rank_costs(split, work.largest, model, machine, decoding);
   const int64_t activations = decode_activations(work.largest, model, machine, decoding);
   const int64_t left = left_for_decoding(whole, activations, machine) - slack_bytes(machine);

@@ -46,7 +46,7 @@ Json bytes_json(const RunPlan& plan, const ModelFacts& model) {
   const VideoClass video = workload_of({plan.largest}, model).largest;
   Json list = Json::array();
   for (int rank = 0; rank < plan.mesh.cfg * plan.mesh.cp; ++rank) {
-    const SentBytes sent = sent_bytes({plan.mesh, plan.attention}, video, model, rank);
+    const SentBytes sent = sent_bytes(plan.split(), video, model, rank);
     list.push_back(
         {{"rank", rank}, {"bytes_sent", sent.cp + sent.cfg}, {"cp_bytes", sent.cp}, {"cfg_bytes", sent.cfg}});
   }
@@ -66,6 +66,7 @@ Json plan_json(const RunPlan& plan, const MeshChoices& choices, const ModelFacts
   json["videos"] = plan.videos;
   json["tokens"] = plan.tokens.sizes();
   json["heads"] = plan.heads.sizes();
+  json["passes"] = plan.passes;
   const int64_t tiles = plan.decoding.tiles(plan.largest.height, plan.largest.width);
   json["decode"] = {{"ranks", plan.decoding.ranks}, {"tiles", tiles}};
   json["layer_bytes"] = plan.costs.layer_bytes;

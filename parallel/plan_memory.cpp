@@ -15,7 +15,7 @@ int64_t ceil_div(int64_t total, int64_t parts) {
 
 // Of any rank.
 int64_t largest_piece(const Split& split, const VideoClass& video, const ModelFacts& model) {
-  if (split.speeds.empty()) return ceil_div(video.grid.total(), split.mesh.cp);
+  if (split.speeds.empty()) return ceil_div(video.tokens(), split.mesh.cp);
   int64_t largest = 0;
   for (int group = 0; group < split.mesh.dp * split.mesh.cfg; ++group) {
     largest = std::max(largest, tokens_of(split, video, group).largest());
@@ -33,19 +33,21 @@ int64_t denoise_activations(const Split& split, const VideoClass& video, const M
   const int64_t attention =
       token_row * (2 * each + 2 * 4 + 5 * each + (split.mesh.cp > 1 ? 7 * each : 2 * each));
   const int64_t feed_forward = token_row * (2 * each + 2 * 4) + tokens * model.ffn_dim * 2 * each;
-  const int64_t text = branches_a_rank(split, video) * model.layers * 2 * video.text_tokens * width * each;
-  // Latents, noise predictions, the solver's history; float32.
+  const int64_t passes = passes_a_rank(split, video), texts = std::min(passes, video.conditionings);
+  const int64_t text = texts * model.layers * 2 * video.text_tokens * width * each;
+  // Latents, noise predictions, the solver's history; float32. And the predictions of all passes.
   const int64_t latents = video.grid.total() * model.patch() * 4 * 8;
-  const int64_t cached = video.step_cache ? branches_a_rank(split, video) * token_row * each : 0;
-  const bool together =
-      branches_a_rank(split, video) == 2 && branches_together(machine.device == "cuda", tokens);
-  return std::max(attention, feed_forward) * (together ? 2 : 1) + text + latents + cached;
+  const int64_t predictions =
+      std::max<int64_t>(0, video.passes() - 2) * video.tokens() * model.patch() * each;
+  const int64_t cached = video.step_cache ? passes * token_row * each : 0;
+  const int64_t at_once = passes_together(machine.device == "cuda", tokens) ? texts : 1;
+  return std::max(attention, feed_forward) * at_once + text + latents + predictions + cached;
 }
 
 }  // namespace
 
 Partition tokens_of(const Split& split, const VideoClass& video, int group) {
-  return divide_tokens(video.grid.total(), split.speeds_of(group), split.mesh.cp);
+  return divide_tokens(video.tokens(), split.speeds_of(group), split.mesh.cp);
 }
 
 Partition heads_of(const Split& split, const ModelFacts& model, int group) {
@@ -54,8 +56,8 @@ Partition heads_of(const Split& split, const ModelFacts& model, int group) {
 
 namespace {
 
-// Of the ranks that differ: those of the busiest one, and what the fastest could do while the slowest works,
-// first on tokens and then on heads.
+// Of the ranks that differ, in a step: those of the busiest one, and what the fastest could do while the
+// slowest works, first on tokens and then on heads.
 struct UnequalOperations {
   double most = 0, in_time_of_fastest = 0;
 };
@@ -63,12 +65,14 @@ struct UnequalOperations {
 UnequalOperations unequal_operations(const Split& split, const VideoClass& video, const ModelFacts& model) {
   const double fastest = *std::max_element(split.speeds.begin(), split.speeds.end());
   const int cp = split.mesh.cp, ulysses = split.attention.ulysses;
-  const double all = double(video.grid.total());
+  const double all = double(video.tokens());
   UnequalOperations result;
-  double slowest_tokens = 0, slowest_heads = 0;
   for (int group = 0; group < split.mesh.dp * split.mesh.cfg; ++group) {
     const Partition tokens = tokens_of(split, video, group), rows = tokens.merged(ulysses);
     const Partition heads = heads_of(split, model, group);
+    const double passes =
+        double(pass_counts(split, video, group / split.mesh.cfg)[size_t(group % split.mesh.cfg)]);
+    double slowest_tokens = 0, slowest_heads = 0;
     for (int place = 0; place < cp; ++place) {
       const double slower = fastest / split.speeds[size_t(group * cp + place)];
       const double share = double(heads.size(place % ulysses)) / double(model.heads);
@@ -76,12 +80,15 @@ UnequalOperations unequal_operations(const Split& split, const VideoClass& video
           4 * double(rows.size(place / ulysses)) * all * double(model.width()) * share * double(model.layers);
       const double on_tokens =
           tokens.size(place) == 0 ? 0 : denoiser_operations(model, tokens.size(place), 0, video.text_tokens);
-      result.most = std::max(result.most, on_heads + on_tokens);
+      result.most = std::max(result.most, passes * (on_heads + on_tokens));
       if (on_tokens > 0) slowest_tokens = std::max(slowest_tokens, on_tokens * slower);
       if (on_heads > 0) slowest_heads = std::max(slowest_heads, on_heads * slower);
     }
+    if (passes > 0) {
+      result.in_time_of_fastest =
+          std::max(result.in_time_of_fastest, passes * (slowest_tokens + slowest_heads));
+    }
   }
-  result.in_time_of_fastest = slowest_tokens + slowest_heads;
   return result;
 }
 
@@ -89,21 +96,19 @@ UnequalOperations unequal_operations(const Split& split, const VideoClass& video
 
 double timed_operations(const Split& split, const VideoClass& video, const ModelFacts& model) {
   if (split.speeds.empty()) return step_operations(split, video, model);
-  return double(branches_a_rank(split, video)) * unequal_operations(split, video, model).in_time_of_fastest;
+  return unequal_operations(split, video, model).in_time_of_fastest;
 }
 
 double step_operations(const Split& split, const VideoClass& video, const ModelFacts& model) {
-  if (!split.speeds.empty()) {
-    return double(branches_a_rank(split, video)) * unequal_operations(split, video, model).most;
-  }
-  const int64_t all = video.grid.total(), ulysses = split.attention.ulysses;
+  if (!split.speeds.empty()) return unequal_operations(split, video, model).most;
+  const int64_t all = video.tokens(), ulysses = split.attention.ulysses;
   const int64_t mine = ceil_div(all, split.mesh.cp);
   // Heads that do not divide: of its group's rows of attention a rank computes its heads' share.
   const double rows =
       double(std::min(all, mine * ulysses)) * double(ceil_div(model.heads, ulysses)) / double(model.heads);
   const double uneven =
       4 * (rows - double(mine)) * double(all) * double(model.width()) * double(model.layers);
-  return double(branches_a_rank(split, video)) *
+  return double(passes_a_rank(split, video)) *
          (denoiser_operations(model, mine, all, video.text_tokens) + std::max(uneven, 0.0));
 }
 
@@ -114,26 +119,59 @@ double denoiser_operations(const ModelFacts& model, int64_t tokens, int64_t all_
          (8 * s * d * d + 4 * s * all * d + 4 * s * d * d + 4 * t * d * d + 4 * s * t * d + 4 * s * d * f);
 }
 
+namespace {
+
+// The weights on a rank's device, or its part of a copy that is shared.
+struct PhaseWeights {
+  int64_t denoise = 0, decode = 0;
+  int64_t waiting = 0;  ///< while other ranks decode
+  int64_t decoder = 0;  ///< of those of denoising, what a rank has that will decode
+};
+
+// infer.low_memory 2, on GPUs from 1 on: the denoiser and the VAE take turns on a device. Of a node's ranks
+// `decoders` hold a VAE; threads of a process count as if they shared it all.
+PhaseWeights phase_weights(const Split& split, const ModelFacts& model, const PlanMachine& machine,
+                           int64_t decoders) {
+  const bool cpu = machine.device == "cpu", threads = machine.backend == "threads";
+  // Replicas that are threads decode at moments of their own, beside others that denoise.
+  const bool turns = machine.low_memory >= (cpu ? 2 : 1) && !(cpu && threads && split.mesh.dp > 1);
+  // Replicas that read again at moments of their own share with none but themselves.
+  const int replica = turns && !threads ? split.mesh.cfg * split.mesh.cp : machine.node_ranks();
+  const int64_t sharing = machine.shared_weights ? std::min(machine.node_ranks(), replica) : 1;
+  const int64_t sharing_vae = threads ? sharing : std::min(sharing, decoders);
+  const int64_t denoiser = model.denoiser_bytes / sharing;
+  const int64_t vae = machine.vae_elsewhere ? 0 : model.vae_bytes / sharing_vae;
+  // In turns the ranks of a replica wait without weights, but other replicas denoise meanwhile.
+  if (turns) return {.denoise = denoiser, .decode = vae, .waiting = split.mesh.dp == 1 ? 0 : denoiser};
+  return {.denoise = denoiser + vae,
+          .decode = denoiser + vae,
+          .waiting = denoiser + (threads ? vae : 0),
+          .decoder = threads ? 0 : vae};
+}
+
+}  // namespace
+
 RankCosts rank_costs(const Split& split, const VideoClass& video, const ModelFacts& model,
                      const PlanMachine& machine, const Decoding& decoding) {
   RankCosts costs;
   // Threads are measured together, and so are parts of one process; processes share weights alone, and the
   // text encoder is loaded by few of them.
-  const int sharing = machine.shared_weights ? machine.node_ranks() : 1;
-  const int threads = machine.shared_weights && machine.backend == "threads" ? sharing : 1;
-  const int64_t weights = (model.denoiser_bytes + model.vae_bytes) / sharing;
-  costs.weight_bytes = weights;
-  costs.text_bytes = model.text_encoder_bytes / threads;
-  costs.denoise_bytes = weights + denoise_activations(split, video, model, machine);
-  costs.decode_bytes = weights + decode_activations(video, model, machine, decoding);
+  const int threads = machine.shared_weights && machine.backend == "threads" ? machine.node_ranks() : 1;
   costs.decoders =
       std::max(1, machine.node_ranks() * decoding.ranks / (split.mesh.cfg * split.mesh.cp));  // all replicas'
+  const PhaseWeights weights = phase_weights(split, model, machine, costs.decoders);
+  costs.weight_bytes = weights.waiting;
+  costs.decoder_bytes = weights.decoder;
+  costs.text_bytes = machine.text_elsewhere ? 0 : model.text_encoder_bytes / threads;
+  costs.denoise_bytes = weights.denoise + denoise_activations(split, video, model, machine);
+  costs.decode_bytes =
+      weights.decode + (machine.vae_elsewhere ? 0 : decode_activations(video, model, machine, decoding));
   costs.peak_bytes = std::max({costs.text_bytes, costs.denoise_bytes, costs.decode_bytes}) +
                      (machine.device == "cpu" ? process_bytes / threads : 0);
   const StepBytes bytes = step_bytes(split, video, model, 0);
   costs.layer_bytes = bytes.exchange + bytes.ring;
   costs.moved_bytes =
-      branches_a_rank(split, video) * (model.layers * costs.layer_bytes + bytes.gather) + bytes.guidance;
+      pass_counts(split, video, 0)[0] * (model.layers * costs.layer_bytes + bytes.gather) + bytes.guidance;
   costs.operations = step_operations(split, video, model);
   return costs;
 }
@@ -148,7 +186,7 @@ bool fits_memory(const RankCosts& costs, const PlanMachine& machine) {
   // others keep their weights.
   const bool cpu = machine.device == "cpu";
   const int64_t ranks = cpu ? machine.node_ranks() : 1, decoders = cpu ? costs.decoders : 1;
-  const int64_t together = std::max(ranks * costs.denoise_bytes,
+  const int64_t together = std::max(ranks * costs.denoise_bytes - (ranks - decoders) * costs.decoder_bytes,
                                     decoders * costs.decode_bytes + (ranks - decoders) * costs.weight_bytes);
   return std::max(costs.peak_bytes, together) <= usable_memory(machine);
 }

@@ -17,7 +17,14 @@ PairBytes pair_bytes(const VideoClass& video, const ModelFacts& model, const Pla
 
 std::string guidance_reason(const Split& split, const Workload& work, const ModelFacts& model,
                             const PlanMachine& machine) {
-  if (!work.guided) return "guidance is off, at least for one video: there is one branch to compute";
+  const int64_t passes = work.largest.passes();
+  if (work.least_passes == 1)
+    return "guidance is off, at least for one video: there is one branch to compute";
+  if (passes > 2 && split.mesh.cfg > 1) {
+    return fmt::format("a step has {} passes of the denoiser, which share nothing: {} at the same time",
+                       passes, split.mesh.cfg);
+  }
+  if (passes > 2) return fmt::format("each rank computes all {} passes of a step", passes);
   if (split.mesh.cfg == 1 && machine.world % 2 != 0) {
     return fmt::format("{} ranks have no factor of 2 for guidance: each computes both branches",
                        machine.world);
@@ -72,7 +79,9 @@ std::string why_not(const MeshChoice& best, const MeshChoice& other, const PlanM
                : "first video later";
   }
   if (ring_between_nodes(b) && !ring_between_nodes(a)) return "ring between nodes";
-  if (work.guided && b.mesh.cfg < a.mesh.cfg) return "guidance not shared";
+  if (b.mesh.cfg < a.mesh.cfg)
+    return work.largest.passes() > 2 ? "fewer passes at once" : "guidance not shared";
+  if (work.largest.passes() % b.mesh.cfg != 0) return "passes do not divide";
   if (ring_between_nodes(b) && b.attention.ring > a.attention.ring) return "longer ring between nodes";
   return "more exchange";
 }

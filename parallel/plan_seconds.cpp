@@ -42,7 +42,7 @@ Route to_next(int size, int stride, const Rates& rates) {
 double ring_join_seconds(const Split& split, const VideoClass& video, const ModelFacts& model,
                          const Rates& rates) {
   if (split.attention.ring == 1) return 0;
-  const double elements = double(video.grid.total()) / split.mesh.cp * double(model.width());
+  const double elements = double(video.tokens()) / split.mesh.cp * double(model.width());
   return split.attention.ring * std::max(26 * elements / rates.memory, rates.layer_seconds / 7);
 }
 
@@ -73,12 +73,13 @@ StepSeconds step_seconds(const Split& split, const VideoClass& video, const Mode
   if (ulysses > 1) layer += seconds_of(bytes.exchange, 2, to_all(ulysses, rates), rates);
   if (ring > 1) layer += seconds_of(bytes.ring, ring - 1, to_next(cp, ulysses, rates), rates);
   if (cp > 1) forward = seconds_of(bytes.gather, 1, to_all(cp, rates), rates);
-  if (split.mesh.cfg > 1) step = seconds_of(bytes.guidance, 1, to_next(2 * cp, cp, rates), rates);
-  const double branches = double(branches_a_rank(split, video)), layers = double(model.layers);
+  if (split.mesh.cfg > 1)
+    step = seconds_of(bytes.guidance, 1, to_next(split.mesh.cfg * cp, cp, rates), rates);
+  const double passes = double(passes_a_rank(split, video)), layers = double(model.layers);
   return {.compute = std::max(timed_operations(split, video, model) / rates.operations,
-                              branches * layers * rates.layer_seconds) +
-                     branches * layers * ring_join_seconds(split, video, model, rates),
-          .exchange = branches * (layers * layer + forward) + step};
+                              passes * layers * rates.layer_seconds) +
+                     passes * layers * ring_join_seconds(split, video, model, rates),
+          .exchange = passes * (layers * layer + forward) + step};
 }
 
 double seconds_for_all(const Workload& work, const std::vector<double>& seconds, int replicas) {

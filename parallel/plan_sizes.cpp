@@ -1,6 +1,7 @@
 // Which splits of the ranks a configuration allows, and what to say where it allows none.
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "core/error.h"
 #include "parallel/plan_costs.h"
@@ -25,12 +26,12 @@ bool allows(const Size& wanted, int64_t size) {
   return wanted.is_auto() || *wanted.value == size;
 }
 
-// Every mesh of `world` ranks, replicas first; both branches at once only where there are two.
-std::vector<MeshShape> factorings(int world, bool guided) {
+// Every mesh of `world` ranks, replicas first; with no more cfg groups than a step has passes.
+std::vector<MeshShape> factorings(int world, int64_t passes) {
   std::vector<MeshShape> meshes;
   for (const int dp : divisors(world)) {
-    for (int cfg = 1; cfg <= (guided ? 2 : 1); ++cfg) {
-      if (world / dp % cfg == 0) meshes.push_back({dp, cfg, world / dp / cfg});
+    for (const int cfg : divisors(world / dp)) {
+      if (cfg <= passes) meshes.push_back({dp, cfg, world / dp / cfg});
     }
   }
   return meshes;
@@ -75,7 +76,7 @@ std::pair<int, double> distance(const DiffusionConfig& wanted, MeshShape mesh) {
 
 // "; the nearest that fits: cfg 2 x cp 4 (set infer.diffusion.cp_size=4)", or nothing.
 std::string nearest_text(const DiffusionConfig& wanted, int world, const Workload& work) {
-  std::vector<MeshShape> meshes = factorings(world, work.guided);
+  std::vector<MeshShape> meshes = factorings(world, work.least_passes);
   std::erase_if(meshes, [&](auto& mesh) { return mesh.cp > work.least_tokens || mesh.dp > work.videos; });
   if (meshes.empty()) return "";
   const MeshShape mesh = *std::min_element(meshes.begin(), meshes.end(), [&](auto& a, auto& b) {
@@ -94,17 +95,17 @@ std::string nearest_text(const DiffusionConfig& wanted, int world, const Workloa
 
 [[noreturn]] void refuse_product(const DiffusionConfig& wanted, int world, const Workload& work) {
   const int64_t dp = wanted.dp_size.value.value_or(1), cp = wanted.cp_size.value.value_or(1);
-  const bool both_fit = work.guided && world >= 2 * dp * cp;
+  const bool both_fit = work.least_passes > 1 && world >= 2 * dp * cp;
   const int64_t cfg = wanted.cfg_size.value.value_or(both_fit ? 2 : 1), ranks = dp * cfg * cp;
   fail(ExitCode::config, "dp*cfg*cp = {}*{}*{} = {} but {} {} started{}{} start {}; sizes that fit {}: {}",
        dp, cfg, cp, ranks, ranks_text(world), world == 1 ? "was" : "were", nearest_text(wanted, world, work),
        nearest_text(wanted, world, work).empty() ? ";" : ", or", ranks_text(ranks), world,
-       list_text(factorings(world, work.guided)));
+       list_text(factorings(world, work.least_passes)));
 }
 
 [[noreturn]] void refuse_parts(const DiffusionConfig& wanted, int world, int64_t cp, const Workload& work) {
   // The largest smaller number of ranks that has a mesh, where this number has none.
-  int64_t fewer = std::min<int64_t>(world - 1, work.least_tokens * work.videos * (work.guided ? 2 : 1));
+  int64_t fewer = std::min<int64_t>(world - 1, work.least_tokens * work.videos * work.least_passes);
   while (fewer > 1 && nearest_text({}, int(fewer), work).empty()) --fewer;
   std::string nearest = nearest_text(wanted, world, work);
   if (nearest.empty()) nearest = fmt::format("; the nearest number of ranks that fits is {}", fewer);
@@ -146,11 +147,10 @@ std::vector<AttentionShape> attention_shapes(const AttentionConfig& wanted, int 
   return shapes;
 }
 
-// Whether some group that shares a sequence has nobody to compute it.
+// Whether some replica has nobody to compute it.
 bool without_speed(const Split& split) {
-  if (split.speeds.empty()) return false;
-  for (int group = 0; group < split.mesh.dp * split.mesh.cfg; ++group) {
-    const auto speeds = split.speeds_of(group);
+  for (int replica = 0; replica < split.mesh.dp && !split.speeds.empty(); ++replica) {
+    const auto speeds = split.group_speeds(replica);
     if (std::all_of(speeds.begin(), speeds.end(), [](double speed) { return speed == 0; })) return true;
   }
   return false;
@@ -168,12 +168,26 @@ std::vector<double> Split::speeds_of(int group) const {
   return {first, first + mesh.cp};
 }
 
+std::vector<double> Split::group_speeds(int replica) const {
+  if (speeds.empty()) return {};
+  std::vector<double> sums;
+  for (int place = 0; place < mesh.cfg; ++place) {
+    const auto ranks = speeds_of(replica * mesh.cfg + place);
+    sums.push_back(std::accumulate(ranks.begin(), ranks.end(), 0.0));
+  }
+  return sums;
+}
+
 std::vector<Split> legal_splits(const Sizes& wanted, const Workload& work, const ModelFacts& model,
                                 const PlanMachine& machine) {
   const int world = machine.world;
-  // A fixed cfg_size is kept: whether guidance is on was checked with the configuration.
-  const bool branches = work.guided || !wanted.mesh.cfg_size.is_auto();
-  std::vector<MeshShape> meshes = factorings(world, branches);
+  if (const auto& cfg = wanted.mesh.cfg_size.value; cfg && *cfg > work.least_passes) {
+    fail(ExitCode::config,
+         "cfg_size {} is more than the {} pass{} of a step of a request; set infer.diffusion.cfg_size={} or "
+         "less",
+         *cfg, work.least_passes, work.least_passes == 1 ? "" : "es", work.least_passes);
+  }
+  std::vector<MeshShape> meshes = factorings(world, work.least_passes);
   std::erase_if(meshes, [&](auto& mesh) { return !allows(wanted.mesh, mesh); });
   auto busy = [&](MeshShape mesh) { return mesh.dp <= work.videos || !wanted.mesh.dp_size.is_auto(); };
   if (std::none_of(meshes.begin(), meshes.end(), busy)) refuse_product(wanted.mesh, world, work);
@@ -197,9 +211,8 @@ std::vector<Split> legal_splits(const Sizes& wanted, const Workload& work, const
   }
   if (splits.empty() && weightless) {
     fail(ExitCode::config,
-         "devices: with these weights, all ranks of a group that shares a sequence have weight 0; give one "
-         "of them "
-         "more, or leave infer.diffusion at auto");
+         "devices: with these weights, all ranks of a replica have weight 0; give one of them more, or leave "
+         "infer.diffusion at auto");
   }
   if (!any_busy) refuse_attention(wanted.attention, std::find_if(meshes.begin(), meshes.end(), busy)->cp);
   return splits;

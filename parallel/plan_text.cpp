@@ -1,6 +1,7 @@
 // The plan in words.
 #include "core/host.h"
-#include "parallel/plan.h"
+#include "parallel/plan_costs.h"
+#include "parallel/work_units.h"
 
 namespace frameshard {
 namespace {
@@ -113,15 +114,17 @@ std::string describe(const RunPlan& plan, const ModelFacts& model) {
                       ? fmt::format("none needed, {} threads", m.threads_per_rank)
                       : fmt::format("{}, {} thread{} a rank", m.backend, m.threads_per_rank,
                                     m.threads_per_rank == 1 ? "" : "s"));
-  line("video", fmt::format("{}x{}, {} frames, {} steps, guidance {}", plan.largest.width,
-                            plan.largest.height, plan.largest.num_frames, plan.largest.num_inference_steps,
-                            plan.guided ? fmt::format("{}", plan.largest.guidance_scale) : "off"));
+  line("video",
+       fmt::format("{}x{}, {} frames, {} steps, guidance {}", plan.largest.width, plan.largest.height,
+                   plan.largest.num_frames, plan.largest.num_inference_steps,
+                   plan.largest.uses_guidance() ? fmt::format("{}", plan.largest.guidance_scale) : "off"));
   line("tokens", fmt::format("{} ({} x {} x {})", sizes_text(plan.tokens), plan.grid.frames, plan.grid.height,
                              plan.grid.width));
   line("heads", sizes_text(plan.heads));
+  for (const std::string& passes : plan.passes) line("passes", passes);
   if (const std::string decode = decode_text(plan); !decode.empty()) line("decode", decode);
   line("memory", memory_text(c, m));
-  line("step", fmt::format("{:.4g} TFLOP a rank, {} sent, {} of it a layer and branch", c.operations / 1e12,
+  line("step", fmt::format("{:.4g} TFLOP a rank, {} sent, {} of it a layer and pass", c.operations / 1e12,
                            format_bytes(double(c.moved_bytes)), format_bytes(double(c.layer_bytes))));
   line("time", time_text(plan));
   if (plan.mesh.ranks() > 1) {
@@ -131,6 +134,33 @@ std::string describe(const RunPlan& plan, const ModelFacts& model) {
   for (const std::string& reason : plan.reasons) line("why", reason);
   for (const std::string& warning : plan.warnings) line("warning", warning);
   return text;
+}
+
+std::vector<std::string> passes_text(const Split& split, const RequestConfig& request,
+                                     const VideoClass& video) {
+  if (video.passes() <= 2) return {};
+  constexpr int64_t listed = 16;
+  const auto counts = pass_counts(split, video, 0);
+  if (video.passes() > listed) {
+    return {fmt::format("{} a step ({} texts x {} windows), {} a cp group", video.passes(),
+                        video.conditionings, video.windows, fmt::join(counts, "+"))};
+  }
+  std::vector<double> speeds = split.group_speeds(0);
+  if (speeds.empty()) speeds.assign(size_t(split.mesh.cfg), 1.0);
+  const Deal deal = schedule(std::vector<double>(size_t(video.passes()), 1.0), speeds);
+  std::vector<std::string> lines;
+  for (size_t group = 0; group < deal.size(); ++group) {
+    std::vector<std::string> names;
+    for (const size_t pass : deal[group]) {
+      const auto text = int64_t(pass) % video.conditionings, window = int64_t(pass) / video.conditionings;
+      const bool negative = request.uses_guidance() && text == video.conditionings - 1;
+      names.push_back(negative ? "negative" : fmt::format("prompt {}", text + 1));
+      if (video.windows > 1) names.back() += fmt::format(" of window {}", window + 1);
+    }
+    const std::string who = split.mesh.cfg == 1 ? "" : fmt::format("cfg {}: ", group);
+    lines.push_back(who + (names.empty() ? "none" : fmt::format("{}", fmt::join(names, ", "))));
+  }
+  return lines;
 }
 
 std::string describe_choices(const MeshChoices& choices, size_t limit) {

@@ -6,29 +6,31 @@ namespace frameshard {
 
 AttentionStrategy::AttentionStrategy(Communicator& cp, AttentionShape shape, ExchangeOverlap overlap,
                                      std::vector<double> speeds)
-    : ranks_(cp.size()), speeds_(std::move(speeds)) {
-  require(speeds_.empty() || int(speeds_.size()) == cp.size(), "{} speeds for {} ranks", speeds_.size(),
-          cp.size());
+    : cp_(cp), shape_(shape), overlap_(overlap) {
   require(shape.ulysses * shape.ring == cp.size(), "ulysses {} x ring {} on {} ranks", shape.ulysses,
           shape.ring, cp.size());
+  // A ring's own exchanges already run between the blocks, on the same links.
+  if (shape.ring > 1) overlap_ = ExchangeOverlap::off;
   const int group_index = cp.rank() / shape.ulysses, place = cp.rank() % shape.ulysses;
-  Communicator* ulysses = &cp;
-  Communicator* ring = &cp;
   if (shape.ulysses > 1 && shape.ring > 1) {
     ulysses_ = cp.split(group_index, cp.rank(), fmt::format("{}.ulysses{}", cp.name(), group_index));
     ring_ = cp.split(place, cp.rank(), fmt::format("{}.ring{}", cp.name(), place));
-    ulysses = ulysses_.get(), ring = ring_.get();
   }
-  AttentionPtr inner = shape.ring > 1 ? make_ring_attention(*ring) : make_local_attention();
-  // A ring's own exchanges already run between the blocks, on the same links.
-  if (shape.ring > 1) overlap = ExchangeOverlap::off;
-  attention_ = shape.ulysses > 1
-                   ? make_ulysses_attention(*ulysses, std::move(inner), group_index, overlap, speeds_)
-                   : std::move(inner);
+  set_speeds(std::move(speeds));
+}
+
+void AttentionStrategy::set_speeds(std::vector<double> speeds) {
+  require(speeds.empty() || int(speeds.size()) == cp_.size(), "{} speeds for {} ranks", speeds.size(),
+          cp_.size());
+  speeds_ = std::move(speeds);
+  AttentionPtr inner = shape_.ring > 1 ? make_ring_attention(ring_ ? *ring_ : cp_) : make_local_attention();
+  attention_ = shape_.ulysses > 1 ? make_ulysses_attention(ulysses_ ? *ulysses_ : cp_, std::move(inner),
+                                                           cp_.rank() / shape_.ulysses, overlap_, speeds_)
+                                  : std::move(inner);
 }
 
 Partition AttentionStrategy::divide(int64_t tokens) const {
-  return divide_tokens(tokens, speeds_, ranks_);
+  return divide_tokens(tokens, speeds_, cp_.size());
 }
 
 int64_t AttentionStrategy::bytes_sent() const {

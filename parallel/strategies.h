@@ -19,6 +19,12 @@ class AttentionStrategy {
   /// `speeds`: of the ranks of `cp`, in any unit; none: all alike.
   AttentionStrategy(Communicator& cp, AttentionShape shape,
                     ExchangeOverlap overlap = ExchangeOverlap::automatic, std::vector<double> speeds = {});
+  /// Other shares from here on, with the same subgroups: no message is sent, so that all ranks of `cp` must
+  /// give the same speeds between the same two exchanges. What operator* gave before is gone.
+  void set_speeds(std::vector<double> speeds);
+  /// Empty: all alike.
+  const std::vector<double>& speeds() const { return speeds_; }
+  AttentionShape shape() const { return shape_; }
   /// The tokens of each rank, by the speeds.
   Partition divide(int64_t tokens) const;
   const AttentionParallel& operator*() const { return *attention_; }
@@ -28,9 +34,11 @@ class AttentionStrategy {
   double seconds() const;
 
  private:
-  int ranks_;
+  Communicator& cp_;
+  AttentionShape shape_;
+  ExchangeOverlap overlap_;
   std::vector<double> speeds_;
-  CommPtr ulysses_, ring_;
+  CommPtr ulysses_, ring_;  // both axes; null: the cp group itself
   AttentionPtr attention_;
 };
 

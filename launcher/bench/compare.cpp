@@ -33,7 +33,7 @@ Conditioning text_for(const BenchSetup& setup, const at::Device& device) {
   const c10::NoGradGuard no_grad;
   const auto encoder = folder->load_text_encoder({setup.dtype, device});
   const int64_t length = setup.request.max_sequence_length;
-  return {.cond = encoder->encode(prompt, length).cpu(), .uncond = encoder->encode("", length).cpu()};
+  return {.cond = {encoder->encode(prompt, length).cpu()}, .uncond = encoder->encode("", length).cpu()};
 }
 
 Run denoise(const Denoiser& denoiser, const BenchSetup& setup, int64_t steps, const Conditioning& text,

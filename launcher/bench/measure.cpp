@@ -67,7 +67,7 @@ void combine(Measurement& measurement, const std::vector<std::vector<double>>& a
 Conditioning random_text(const RequestConfig& request, const ModelFacts& facts) {
   constexpr uint64_t cond_seed = 1, uncond_seed = 2;
   const std::vector<int64_t> shape{1, request.max_sequence_length, facts.text_dim};
-  return {.cond = initial_noise(shape, cond_seed), .uncond = initial_noise(shape, uncond_seed)};
+  return {.cond = {initial_noise(shape, cond_seed)}, .uncond = initial_noise(shape, uncond_seed)};
 }
 
 Measurement measure(const BenchCase& what, const BenchRank& rank, Communicator& ranks,

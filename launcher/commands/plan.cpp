@@ -2,10 +2,12 @@
 #include "core/device.h"
 #include "core/error.h"
 #include "core/host.h"
+#include "launcher/calibration.h"
 #include "launcher/commands/commands.h"
 #include "launcher/commands/output.h"
 #include "launcher/devices.h"
 #include "launcher/job.h"
+#include "launcher/placement.h"
 #include "launcher/plan_world.h"
 #include "parallel/hardware.h"
 #include "parallel/plan_json.h"
@@ -35,7 +37,15 @@ PlanMachine planned_machine(const RunConfig& config, const PlanOptions& options,
   machine.shared_weights =
       machine.world > 1 && machine.device == "cpu" && (machine.backend == "threads" || infer.share_weights);
   machine.threads_per_rank = int(infer.threads_per_rank.value.value_or(1));
+  describe_places(machine, config);
   return machine;
+}
+
+// Those that a run here would find. Of threads it takes what there are, and not one for the plan's rates.
+std::vector<double> speeds_as_run(const RunConfig& config, const ModelFacts& facts, PlanMachine machine) {
+  const int cores = std::max(1, allowed_cores() / machine.node_ranks());
+  machine.threads_per_rank = int(config.infer.threads_per_rank.value.value_or(omp_threads(cores)));
+  return known_speeds(config, facts, machine);
 }
 
 }  // namespace
@@ -43,13 +53,17 @@ PlanMachine planned_machine(const RunConfig& config, const PlanOptions& options,
 int plan_command(const std::string& config, const std::vector<std::string>& overrides,
                  const PlanOptions& options) {
   PlanWorld world = plan_world(options);
-  const Job job = open_job(config, overrides, /*fail_fast=*/false);  // as `run` would go on
+  Job job = open_job(config, overrides, /*fail_fast=*/false);  // as `run` would go on
+  if (world.source.empty()) limit_devices(job.config);
   if (world.source.empty() && !job.config.devices.empty()) {
     world.ranks = world.ranks_per_node = int(job.config.devices.size());
     world.source = "devices";
   }
-  const PlanMachine machine = planned_machine(job.config, options, world);
+  PlanMachine machine = planned_machine(job.config, options, world);
   const ModelFacts facts = model_facts(job, machine.device);
+  if (measures_speeds(job.config) && options.device == "auto") {
+    machine.speeds = speeds_as_run(job.config, facts, machine);
+  }
   const RunPlan plan = make_plan(job.config, facts, machine);
   const MeshChoices choices = rank_meshes(job.config, facts, machine);
   if (options.json) {

@@ -1,40 +1,21 @@
 // `run` without mpirun or srun: one rank, or several in threads.
 #include "core/cuda_module.h"
+#include "core/error.h"
 #include "core/host.h"
+#include "core/log.h"
 #include "core/phase.h"
 #include "core/stop.h"
+#include "launcher/calibration.h"
 #include "launcher/commands/run_parts.h"
 #include "launcher/devices.h"
 #include "launcher/failure.h"
+#include "launcher/placement.h"
 #include "parallel/comm/mpi_session.h"
 #include "parallel/comm/self.h"
 #include "parallel/comm/thread.h"
 
 namespace frameshard {
 namespace {
-
-int64_t fixed_ranks(const Job& job) {
-  const DiffusionConfig& sizes = job.config.infer.diffusion;
-  return sizes.dp_size.value.value_or(1) * sizes.cfg_size.value.value_or(1) * sizes.cp_size.value.value_or(1);
-}
-
-int ranks_alone(const Job& job) {
-  const int64_t fixed = fixed_ranks(job);
-  const size_t devices = job.config.devices.size();
-  if (devices > 1 && job.config.infer.backend != "mpi") return int(devices);  // a thread each
-  if (job.config.infer.backend == "threads" && fixed > 256) {
-    fail(ExitCode::config, "dp*cfg*cp = {} ranks as threads of one process; at most 256 make sense", fixed);
-  }
-  if (job.config.infer.backend == "threads") return fixed > 1 ? int(fixed) : local_device_count();
-  if (fixed > 1) {
-    fail(ExitCode::config,
-         "dp*cfg*cp = {} but 1 rank was started; start {} ranks (mpirun -n {} frameshard run ..., or "
-         "frameshard launch "
-         "--nproc-per-node {} run ...), or set infer.backend=threads",
-         fixed, fixed, fixed, fixed);
-  }
-  return 1;
-}
 
 Generated generate_or_report(const Job& job, const RunPlan& plan, const RankPlace& place, Communicator& world,
                              const RankTools& tools) {
@@ -52,18 +33,57 @@ Generated generate_or_report(const Job& job, const RunPlan& plan, const RankPlac
 
 RunPlan plan_job(const Job& job, const RankPlace& place, int ranks) {
   const bool own_gpu = cuda() && ranks <= cuda()->device_count();
-  const PlanMachine machine = describe_machine(job, place, ranks, ranks, own_gpu);
-  return make_plan(job.config, model_facts(job, machine.device), machine);
+  PlanMachine machine = describe_machine(job, place, ranks, ranks, own_gpu);
+  const ModelFacts facts = model_facts(job, machine.device);
+  if (measures_speeds(job.config)) machine.speeds = speeds_of_threads(job.config, facts, machine, place);
+  return make_plan(job.config, facts, machine);
+}
+
+// What the configuration says of devices, made to fit this machine.
+void settle(RunConfig& config) {
+  const DevicesHere here = devices_here();
+  std::vector<std::string> lines{contradiction(config)};
+  for (const auto& more :
+       {skip_missing_devices(config, here), limit_devices(config), settle_places(config, here)}) {
+    lines.insert(lines.end(), more.begin(), more.end());
+  }
+  for (const std::string& line : lines) {
+    if (!line.empty()) log::warning("{}", line);
+  }
+}
+
+struct PlannedRanks {
+  RankPlace place;
+  RunPlan plan;
+};
+
+PlannedRanks plan_ranks(const Job& job) {
+  const RankCount count = ranks_alone(job.config, devices_here(), local_device_count());
+  auto planned = [&](int ranks) {
+    const RankPlace place{.local_size = ranks, .cores = std::max(1, allowed_cores() / ranks)};
+    return PlannedRanks{place, plan_job(job, place, ranks)};
+  };
+  std::string too_small;
+  try {
+    PlannedRanks all = planned(count.ranks);
+    const Prediction& predicted = all.plan.predicted;
+    too_small = too_small_to_gain(count, predicted.total_seconds, predicted.speedup);
+    if (too_small.empty()) return all;
+  } catch (const Error& error) {
+    if (!count.chosen || error.code() != ExitCode::config) throw;
+    too_small = fmt::format("one device is used, and not {}: {}", count.ranks, error.what());
+  }
+  log::warning("{}", too_small);
+  return planned(1);
 }
 
 int run_alone(const RunOptions& options) {
   set_phase("validation");
   check_world_size(1);
   Job job = open_job(options.config, options.overrides, options.fail_fast);
-  const int ranks = ranks_alone(job);
+  settle(job.config);
+  const auto [place, plan] = plan_ranks(job);
   const CommPtr self = make_self_communicator("world");
-  RankPlace place{.local_size = ranks, .cores = std::max(1, allowed_cores() / ranks)};
-  const RunPlan plan = plan_job(job, place, ranks);
   job.found = survey_outputs(job);
   prepare_outputs(job);
   print_plan(plan, job, 0);
@@ -73,7 +93,7 @@ int run_alone(const RunOptions& options) {
   ModelCache models;
   Generated all;
   std::mutex mutex;
-  auto body = [&](Communicator& world) {
+  auto body = [&, &place = place, &plan = plan](Communicator& world) {
     RankPlace mine = place;
     mine.rank = mine.local_rank = world.rank();
     Observer observer(world, options.observe, observed(job, mine, plan, world.rank()),
@@ -84,10 +104,10 @@ int run_alone(const RunOptions& options) {
     all.code = made.code;
     all.failures = made.failures;
   };
-  if (ranks == 1) {
+  if (place.local_size == 1) {
     body(*self);
   } else {
-    run_ranks(ranks, body);
+    run_ranks(place.local_size, body);
   }
   print_videos(all);
   print_failures(all);

@@ -8,10 +8,12 @@
 #include "core/log.h"
 #include "core/phase.h"
 #include "core/stop.h"
+#include "launcher/calibration.h"
 #include "launcher/commands/run_parts.h"
 #include "launcher/devices.h"
 #include "launcher/doctor/versions_check.h"
 #include "launcher/failure.h"
+#include "launcher/placement.h"
 #include "launcher/settle.h"
 #include "parallel/comm/mpi_session.h"
 #include "parallel/comm/text.h"
@@ -89,6 +91,17 @@ PlanMachine describe_together(Job& job, RankPlace& place, Communicator& world) {
   return machine;
 }
 
+// What the configuration says of places, made to fit each host; after the ranks have agreed on it.
+void settle_together(Job& job, const RankPlace& place, Communicator& world) {
+  all_or_none(world, [&] {
+    for (const std::string& line : settle_places(job.config, devices_here())) {
+      if (place.local_rank == 0) log::warning("{}", line);
+    }
+  });
+  const std::string against = contradiction(job.config);
+  if (world.rank() == 0 && !against.empty()) log::warning("{}", against);
+}
+
 // A job that all ranks agree on.
 Job open_together(const RunOptions& options, const MpiSession& mpi, Communicator& world) {
   Job job;
@@ -133,7 +146,12 @@ int run_rank(const RunOptions& options, MpiSession& mpi) {
                   .local_rank = mpi.local_rank(),
                   .local_size = mpi.local_size(),
                   .under_mpi = true};
-  const PlanMachine machine = describe_together(job, place, world);
+  settle_together(job, place, world);
+  PlanMachine machine = describe_together(job, place, world);
+  if (measures_speeds(job.config)) {
+    const ModelFacts facts = model_facts(job, machine.device);
+    machine.speeds = measured_speeds(job.config, facts, machine, place, world);
+  }
   job.found = survey_hosts(job, place, world);
   RunPlan plan;
   std::unique_ptr<Exporter> exporter;

@@ -7,6 +7,7 @@
 #include "core/log.h"
 #include "launcher/commands/output.h"
 #include "launcher/devices.h"
+#include "launcher/placement.h"
 #include "launcher/precision.h"
 
 namespace frameshard {
@@ -24,7 +25,8 @@ void print_plan(const RunPlan& plan, const Job& job, int rank) {
   if (rank != 0) return;
   log::info("{}", describe(plan, model_facts(job, plan.machine.device)));
   const at::Device type(plan.machine.device == "cuda" ? at::kCUDA : at::kCPU);
-  warn_of_slow_dtype(resolve_dtype(job.config.model.dtype, type), type);
+  warn_of_slow_dtype(denoiser_dtype(job.config, type), type);
+  for (const std::string& note : placement_notes(job.config)) log::warning("{}", note);
   constexpr int64_t tolerated = 4;  // times the cores
   const int64_t threads = job.config.infer.threads_per_rank.value.value_or(1);
   if (threads > tolerated * allowed_cores()) {

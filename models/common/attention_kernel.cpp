@@ -84,12 +84,23 @@ void order_kernels(const at::Device& device) {
   });
 }
 
+}  // namespace
+
+at::Tensor attend_weighted(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                           const at::Tensor& weight) {
+  if (q.numel() == 0) return q;
+  if (q.is_cuda()) order_kernels(q.device());
+  c10::optional<at::Tensor> mask;
+  if (weight.defined()) mask = weight.expand({q.size(0), q.size(2), q.size(1), k.size(1)});
+  return heads_first(at::scaled_dot_product_attention(heads_first(q), heads_first(k), heads_first(v), mask));
+}
+
+namespace {
+
 class SdpaKernel final : public AttentionKernel {
  public:
   at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) const override {
-    if (q.numel() == 0) return q;
-    if (q.is_cuda()) order_kernels(q.device());
-    return heads_first(at::scaled_dot_product_attention(heads_first(q), heads_first(k), heads_first(v)));
+    return attend_weighted(q, k, v, {});
   }
 
   std::pair<at::Tensor, at::Tensor> attend_with_sums(const at::Tensor& q, const at::Tensor& k,

@@ -8,6 +8,7 @@
 #include "models/common/layers.h"
 #include "models/common/rope.h"
 #include "models/common/step_cache.h"
+#include "models/common/text_rows.h"
 
 namespace frameshard::wan {
 
@@ -123,8 +124,9 @@ at::Tensor Dit::by_heads(const at::Tensor& x) const {
 }
 
 TextContext Dit::prepare(const at::Tensor& text) const {
-  const at::Tensor embedded = apply(text_out_, apply_gelu(text_in_, text.to(dtype_)));
-  TextContext context;
+  const TextRows rows = text_rows(text.to(dtype_), dtype_);
+  const at::Tensor embedded = apply(text_out_, apply_gelu(text_in_, rows.text));
+  TextContext context{.k = {}, .v = {}, .weight = rows.weight};
   for (const BlockWeights& block : blocks_) {
     const auto kv = apply(block.cross.joined, embedded).chunk(2, -1);
     context.k.push_back(rms_norm_rotate(kv[0], block.cross.norm_k, config_.heads, {}, config_.eps));
@@ -163,15 +165,15 @@ at::Tensor Dit::self_attention(const BlockWeights& block, at::Tensor x, const at
 }
 
 // Text is whole on every rank, so cross-attention moves nothing.
-at::Tensor Dit::cross_attention(const BlockWeights& block, const at::Tensor& x, const at::Tensor& k,
-                                const at::Tensor& v) const {
+at::Tensor Dit::cross_attention(const BlockWeights& block, const at::Tensor& x, const TextContext& text,
+                                size_t layer) const {
   const at::Tensor normed =
       config_.cross_attention_norm
           ? layer_norm_float32(x, block.cross_norm_weight, block.cross_norm_bias, config_.eps).to(dtype_)
           : x;
   const at::Tensor q =
       rms_norm_rotate(apply(block.cross.q, normed), block.cross.norm_q, config_.heads, {}, config_.eps);
-  return apply(block.cross.out, sdpa_kernel().attend(q, k, v).flatten(2));
+  return apply(block.cross.out, attend_weighted(q, text.k[layer], text.v[layer], text.weight).flatten(2));
 }
 
 at::Tensor Dit::feed_forward(const BlockWeights& block, const at::Tensor& x) const {
@@ -215,7 +217,7 @@ at::Tensor Dit::run_blocks(at::Tensor x, const at::Tensor& time, const TextConte
                   self_attention(block, norm_modulate(x, m.attention_scale, m.attention_shift, config_.eps),
                                  rope, sequence),
                   m.attention_gate);
-    x = x + cross_attention(block, x, text.k[i], text.v[i]);
+    x = x + cross_attention(block, x, text, i);
     x = gated_sum(x, feed_forward(block, norm_modulate(x, m.ffn_scale, m.ffn_shift, config_.eps)),
                   m.ffn_gate);
   }

@@ -54,6 +54,7 @@ class Dit final : public Denoiser {
                      const ParallelSequence& sequence, StepCache* cache) const override;
   std::vector<double> modulation_changes(const at::Tensor& timesteps) const override;
   void quantize_linear() override;
+  void move_to(const at::Device& device) override { move_weights(weights_, device); }
   int64_t token_count(at::IntArrayRef latent_shape) const override;
   std::vector<int64_t> latent_shape(int64_t frames, int64_t height, int64_t width) const override;
 
@@ -67,8 +68,8 @@ class Dit final : public Denoiser {
   Modulation modulate(const BlockWeights& block, const at::Tensor& time) const;
   at::Tensor self_attention(const BlockWeights& block, at::Tensor x, const at::Tensor& rope,
                             const ParallelSequence& sequence) const;
-  at::Tensor cross_attention(const BlockWeights& block, const at::Tensor& x, const at::Tensor& k,
-                             const at::Tensor& v) const;
+  at::Tensor cross_attention(const BlockWeights& block, const at::Tensor& x, const TextContext& text,
+                             size_t layer) const;
   at::Tensor feed_forward(const BlockWeights& block, const at::Tensor& x) const;
   at::Tensor by_heads(const at::Tensor& x) const;
   at::Tensor run_blocks(at::Tensor x, const at::Tensor& time, const TextContext& text, const at::Tensor& rope,

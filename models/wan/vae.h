@@ -120,6 +120,7 @@ class WanVae final : public Vae {
   void decode_unlimited(const at::Tensor& latents,
                         const std::function<void(const at::Tensor&)>& sink) const override;
   at::Tensor encode(const at::Tensor& frames) const override;
+  void move_to(const at::Device& device) override { move_weights(weights_, device); }
 
  private:
   void decode_band(const at::Tensor& latents, Rows rows,

@@ -9,6 +9,7 @@
 
 #include "core/device.h"
 #include "core/log.h"
+#include "parallel/comm/thread_world.h"
 
 namespace frameshard {
 namespace {
@@ -239,26 +240,41 @@ class ThreadCommunicator final : public Communicator {
 
 }  // namespace
 
-void run_ranks(int n, const std::function<void(Communicator&)>& body) {
-  auto world = std::make_shared<World>();
-  auto group = std::make_shared<Group>(world, n);
-  std::vector<std::thread> threads;
-  for (int rank = 0; rank < n; ++rank) {
-    threads.emplace_back([&, rank] {
-      log::set_rank(rank, n);
-      try {
-        ThreadCommunicator comm(group, rank, "world");
-        body(comm);
-      } catch (const OtherRankFailed&) {
-      } catch (...) {
-        std::lock_guard lock(world->mutex);
-        if (!world->first_failure) world->first_failure = std::current_exception();
-        world->changed.notify_all();
-      }
-    });
+struct ThreadWorld::Shared {
+  std::shared_ptr<World> world = std::make_shared<World>();
+  std::shared_ptr<Group> group;
+};
+
+ThreadWorld::ThreadWorld(int n) : shared_(std::make_unique<Shared>()) {
+  shared_->group = std::make_shared<Group>(shared_->world, n);
+}
+
+ThreadWorld::~ThreadWorld() = default;
+
+void ThreadWorld::run_rank(int rank, const RankBody& body) {
+  World& world = *shared_->world;
+  log::set_rank(rank, shared_->group->size);
+  try {
+    ThreadCommunicator comm(shared_->group, rank, "world");
+    body(comm);
+  } catch (const OtherRankFailed&) {
+  } catch (...) {
+    std::lock_guard lock(world.mutex);
+    if (!world.first_failure) world.first_failure = std::current_exception();
+    world.changed.notify_all();
   }
+}
+
+void ThreadWorld::rethrow_first_failure() const {
+  if (shared_->world->first_failure) std::rethrow_exception(shared_->world->first_failure);
+}
+
+void run_ranks(int n, const std::function<void(Communicator&)>& body) {
+  ThreadWorld world(n);
+  std::vector<std::thread> threads;
+  for (int rank = 0; rank < n; ++rank) threads.emplace_back([&, rank] { world.run_rank(rank, body); });
   for (auto& thread : threads) thread.join();
-  if (world->first_failure) std::rethrow_exception(world->first_failure);
+  world.rethrow_first_failure();
 }
 
 }  // namespace frameshard

@@ -1,9 +1,10 @@
 """Two ranks of which one is half as fast: context parallelism by weight beside an even split and the fast rank alone.
 
 Each rank has a core of its own; on the slow one's core another process computes all the time, which the kernel gives half of
-it. Printed are the median seconds of a denoising step and the speed-up over the fast rank alone, the runs in turn.
+it. Printed are the median seconds of a denoising step and the speed-up over the fast rank alone, the runs in turn. `auto` has
+the program measure the speeds, anew in each round, and change the shares between steps; what it says of them is printed.
 
-    python3 tests/bench/unequal_pair.py [--rounds 3] [--weights 1:1,2:1,3:2] [--steps 8] [--json FILE]
+    python3 tests/bench/unequal_pair.py [--rounds 3] [--weights auto,1:1,2:1,3:2] [--steps 8] [--json FILE]
 """
 
 import argparse
@@ -20,8 +21,9 @@ PROGRAM = Path(os.environ.get("FRAMESHARD_BUILD", SOURCE / "build" / "release"))
 SLOW_CORE_WORK = "while True: pass"
 
 
-def environment():
-    return dict(os.environ, OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="", OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
+def environment(directory):
+    return dict(os.environ, FRAMESHARD_CACHE=str(directory), OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="",
+                OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
 
 
 def step_seconds(directory, steps, weights):
@@ -33,8 +35,9 @@ def step_seconds(directory, steps, weights):
     if weights:
         config["devices"] = [{"device": "cpu", "weight": weight} for weight in weights]
         config["infer"]["diffusion"] = {"cp_size": 2}
+    (Path(directory) / "speeds.json").unlink(missing_ok=True)
     file = Path(directory) / "pair.yaml"
-    file.write_text(json.dumps(config))
+    file.write_text(json.dumps(config).replace('"auto"', "auto"))  # in quotes it would be a text
     fast, slow = sorted(os.sched_getaffinity(0))[:2]
     program = [str(PROGRAM), "run", str(file)]
     command = ["taskset", "-c", str(fast), *program]
@@ -42,26 +45,33 @@ def step_seconds(directory, steps, weights):
         command = ["mpirun", "--oversubscribe", "--bind-to", "none", "-n", "1", *command, ":", "-n", "1", "taskset", "-c", str(slow), *program]
     other = subprocess.Popen(["taskset", "-c", str(slow), sys.executable, "-c", SLOW_CORE_WORK])
     try:
-        done = subprocess.run(command, env=environment(), capture_output=True, text=True)
+        done = subprocess.run(command, env=environment(directory), capture_output=True, text=True)
     finally:
         other.kill()
         other.wait()
     if done.returncode != 0:
         sys.exit(f"ended with {done.returncode}: {done.stderr[-2000:]}")
+    for line in done.stderr.splitlines():
+        if "measured speeds" in line or "rebalanced" in line:
+            print(line, flush=True)
     lines = [json.loads(line) for line in (Path(directory) / "pair" / "metrics.jsonl").read_text().splitlines()]
     each = [max(line["seconds"]) if isinstance(line["seconds"], list) else line["seconds"] for line in lines if line["event"] == "step"]
     return statistics.median(each[1:])
+
+
+def weights_of(text):
+    return ["auto", "auto"] if text == "auto" else [float(word) for word in text.split(":")]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--weights", default="1:1,3:2,2:1,5:2", help="of the fast and the slow rank")
+    parser.add_argument("--weights", default="auto,1:1,3:2,2:1,5:2", help="of the fast and the slow rank")
     parser.add_argument("--json", help="also write the numbers to this file")
     options = parser.parse_args()
     cases = {"fast rank alone": None}
-    cases.update({text: [float(word) for word in text.split(":")] for text in options.weights.split(",")})
+    cases.update({text: weights_of(text) for text in options.weights.split(",")})
     times = {name: [] for name in cases}
     with tempfile.TemporaryDirectory() as directory:
         for _ in range(options.rounds):

@@ -55,8 +55,8 @@ def test_the_plan_takes_the_number_of_ranks_from_the_list():
 
 
 @pytest.mark.parametrize("override, code, parts", [
-    ("devices=[{device: cuda:3}, {device: cuda:1}]", 78, ["a device is cuda, but"]),
-    ("devices=[{device: cpu}, {device: cuda:1}]", 78, ["devices lists GPUs and CPUs"]),
+    ("devices=[{device: cuda:3}, {device: cuda:1}]", 78, ["devices.0.device is cuda:3, but", "infer.missing_devices=skip"]),
+    ("devices=[{device: cpu}, {device: cuda:1}]", 78, ["devices.1.device is cuda:1, but", "infer.missing_devices=skip"]),
     ("devices=[{weight: 0}, {weight: 0}]", 78, ["every weight of devices is 0"]),
     ("devices=[{weight: -1}, {weight: 2}]", 78, ["devices.0.weight", "must be between 0"]),
     ("devices=[{device: gpu}, {}]", 78, ["devices.0.device", "must be auto, cpu, cuda or cuda:<number>", "gpu"]),

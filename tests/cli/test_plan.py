@@ -70,7 +70,7 @@ def test_cluster():
     assert text.startswith("64 ranks on 8 nodes, from --world\nplan: Wan on 64 h200 ranks on 8 nodes, ndr400\n")
     for part in ("mesh      dp 1 x cfg 2 x cp 32, attention ulysses 8 x ring 4",
                  "groups    cp{0,1,..,31} cp{32,33,..,63} 32 cfg groups of 2: cfg{0,32} ..",
-                 "heads     1 each of 8", " a rank of 140.00 GiB (", " sent, ", " of it a layer and branch",
+                 "heads     1 each of 8", " a rank of 140.00 GiB (", " sent, ", " of it a layer and pass",
                  " a step, ", " a video, predicted for denoising", " predicted, ", " % of a step is exchange",
                  "why       guidance takes the first factor of 2: a pair of ranks sends ",
                  "why       the sequence is shared by 32 ranks of several nodes: all-to-all over 8, a ring of 4 between nodes"):

@@ -37,7 +37,7 @@ at::Tensor denoise(const Checkpoint& checkpoint, const Denoiser& denoiser, const
   ProcessMesh mesh(*self, {}, group_maker("mpi", gpu));
   const AttentionStrategy attention(mesh.cp(), {});
   const auto schedule = checkpoint.schedule({}, request.num_inference_steps);
-  const Conditioning text{initial_noise({1, 20, 32}, 71), initial_noise({1, 20, 32}, 72)};
+  const Conditioning text{.cond = {initial_noise({1, 20, 32}, 71)}, .uncond = initial_noise({1, 20, 32}, 72)};
   int64_t steps = 0;
   at::Tensor latents = DenoiseLoop(denoiser, mesh, attention, gpu, {.cuda_graph = cuda_graph})
                            .run(request, text, *schedule, {.latents = starting_noise(request, 0, denoiser)},

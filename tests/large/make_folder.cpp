@@ -1,5 +1,6 @@
-// Writes a checkpoint folder of a real model's sizes with random bfloat16 weights, in shards of 4 GB.
-//   frameshard_make_folder wan-1.3b|wan-14b-4-layers FOLDER TOKENIZER
+// Writes a checkpoint folder with random weights: of a real model's sizes in bfloat16, in shards of 4 GB, or
+// small ones in which the weights are most of what a rank holds.
+//   frameshard_make_folder wan-1.3b|wan-14b-4-layers|medium FOLDER TOKENIZER
 #include <cstdio>
 #include <cstring>
 
@@ -27,6 +28,10 @@ int main(int argc, char** argv) {
   if (std::strcmp(argv[1], "wan-14b-4-layers") == 0) {
     sizes.heads = 40, sizes.layers = 4, sizes.ffn_dim = 13824;
     sizes.text_layers = 1, sizes.vocabulary = 314;  // umT5-xxl itself is in the other folder
+  }
+  if (std::strcmp(argv[1], "medium") == 0) {  // in float32: transformer 440 MB, VAE 510 MB
+    sizes = {.heads = 8, .head_dim = 128, .layers = 5, .ffn_dim = 4096, .text_dim = 512, .freq_dim = 256};
+    sizes.vae_dim = 96, sizes.residual_blocks = 2;
   }
   try {
     testing::write_random_folder(argv[2], sizes, argv[3]);

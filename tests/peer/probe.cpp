@@ -63,7 +63,7 @@ at::Tensor decode_tiled(const Checkpoint& checkpoint, const at::Tensor& latents)
   const auto vae = checkpoint.load_vae({at::kFloat, cpu});
   const int64_t scale = 8, frames = 4 * (latents.size(2) - 1) + 1;
   at::Tensor picture = at::full({1, 3, frames, scale * latents.size(3), scale * latents.size(4)}, NAN);
-  decode_tiled(*vae, latents, {}, *make_self_communicator(), [&](const Area& area, const at::Tensor& part) {
+  decode_tiled(*vae, latents, {}, {*make_self_communicator()}, [&](const Area& area, const at::Tensor& part) {
     picture.narrow(3, area.top, area.height).narrow(4, area.left, area.width).copy_(part);
   });
   return picture;

@@ -50,7 +50,7 @@ class RandomModel {
 };
 
 Conditioning random_text() {
-  return {initial_noise({1, 20, 32}, 71), initial_noise({1, 20, 32}, 72)};
+  return {.cond = {initial_noise({1, 20, 32}, 71)}, .uncond = initial_noise({1, 20, 32}, 72)};
 }
 
 at::Tensor predict(const RandomModel& model, Communicator& comm, AttentionShape shape,
@@ -59,7 +59,7 @@ at::Tensor predict(const RandomModel& model, Communicator& comm, AttentionShape 
   const AttentionStrategy attention(comm, shape);
   const ParallelSequence sequence(comm, *attention, tokens);
   return model.denoiser().predict(initial_noise({1, 16, 3, 10, 6}, 73), at::full({1}, 423.0),
-                                  model.denoiser().prepare(random_text().cond), sequence);
+                                  model.denoiser().prepare(random_text().cond[0]), sequence);
 }
 
 at::Tensor predict_alone(const RandomModel& model) {

@@ -1,79 +1,10 @@
 // Ranks of unequal speed: other shares of the tokens and heads, and the same result.
 #include "core/rng.h"
 #include "models/common/attention_kernel.h"
-#include "models/pipeline.h"
-#include "parallel/comm/self.h"
-#include "parallel/plan_costs.h"
-#include "tests/support/rank_test.h"
-#include "tests/support/small_model.h"
+#include "tests/support/small_denoise.h"
 
 using namespace frameshard;
 using namespace frameshard::testing;
-
-namespace {
-
-const at::Device cpu(at::kCPU);
-
-struct Case {
-  MeshShape mesh;
-  AttentionShape attention;
-  std::vector<double> speeds;  // of all ranks
-
-  Split split() const { return {mesh, attention, speeds}; }
-  std::string text() const {
-    return fmt::format("cfg {} x cp {}, ulysses {} x ring {}, speeds {}", mesh.cfg, mesh.cp,
-                       attention.ulysses, attention.ring, fmt::join(speeds, ":"));
-  }
-};
-
-RequestConfig small_request() {
-  RequestConfig request;
-  request.width = 48, request.height = 80, request.num_frames = 9;  // latents [16, 3, 10, 6], 45 tokens
-  request.num_inference_steps = 3, request.max_sequence_length = 20;
-  return request;
-}
-
-struct Denoised {
-  at::Tensor latents;
-  int64_t bytes_sent = 0;
-};
-
-Denoised denoise(const SmallModel& model, Communicator& world, const Case& what) {
-  ProcessMesh mesh(world, what.mesh, group_maker("mpi", cpu));
-  const int group = mesh.coord().dp * what.mesh.cfg + mesh.coord().cfg;
-  const AttentionStrategy attention(mesh.cp(), what.attention, ExchangeOverlap::automatic,
-                                    what.split().speeds_of(group));
-  const RequestConfig request = small_request();
-  const auto schedule = model.checkpoint().schedule({}, request.num_inference_steps);
-  Denoised made;
-  made.latents =
-      DenoiseLoop(model.denoiser(), mesh, attention, cpu)
-          .run(request, model.text(), *schedule, {.latents = starting_noise(request, 0, model.denoiser())},
-               [](const DenoiseState&) {});
-  const Moved moved = moved_by(mesh, attention);
-  made.bytes_sent = moved.cp_bytes + moved.cfg_bytes;
-  return made;
-}
-
-// The result, and the bytes that the plan counts.
-void check_same(const std::vector<Case>& cases) {
-  const SmallModel model;
-  const at::Tensor one = denoise(model, *make_self_communicator(), {}).latents;
-  const ModelFacts facts = model.checkpoint().facts(at::kFloat, at::kFloat);
-  const Workload work = workload_of({small_request()}, facts);
-  for (const Case& what : cases) {
-    on_ranks({what.mesh.ranks()}, [&](Communicator& world) {
-      const Denoised mine = denoise(model, world, what);
-      check_close(mine.latents, one, 1e-5, what.text());
-      const SentBytes planned = sent_bytes(what.split(), work.largest, facts, world.rank());
-      check(mine.bytes_sent == planned.cp + planned.cfg,
-            fmt::format("{}: rank {} sent {} bytes, planned {}", what.text(), world.rank(), mine.bytes_sent,
-                        planned.cp + planned.cfg));
-    });
-  }
-}
-
-}  // namespace
 
 TEST_CASE("2 ranks of unequal speed") {
   check_same({{{.cp = 2}, {2, 1}, {1, 1}},

@@ -21,8 +21,13 @@ class SmallModel {
   const Checkpoint& checkpoint() const { return *checkpoint_; }
   Denoiser& denoiser() { return *denoiser_; }
   const Denoiser& denoiser() const { return *denoiser_; }
-  /// Random embeddings of 20 tokens.
-  Conditioning text() const { return {initial_noise({1, 20, 32}, 71), initial_noise({1, 20, 32}, 72)}; }
+  /// Random embeddings of 20 tokens each, of so many prompts and the negative one.
+  Conditioning text(int prompts = 1) const {
+    Conditioning text{.cond = {}, .uncond = initial_noise({1, 20, 32}, 72)};
+    for (int i = 0; i < prompts; ++i)
+      text.cond.push_back(initial_noise({1, 20, 32}, i == 0 ? 71 : uint64_t(80 + i)));
+    return text;
+  }
 
  private:
   frameshard::test::Scratch folder_;

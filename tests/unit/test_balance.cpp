@@ -16,6 +16,12 @@ TEST_CASE("ranks of one speed get what they got without speeds") {
   CHECK(divide_heads(7, 3, same).sizes() == Sizes{3, 2, 2});
 }
 
+TEST_CASE("a group without speed has some division: it is dealt no passes") {
+  const std::vector<double> none{0, 0};
+  CHECK(divide_tokens(10, none, 2).sizes() == Sizes{5, 5});
+  CHECK(divide_heads(3, 2, none).sizes() == Sizes{2, 1});
+}
+
 TEST_CASE("tokens and heads go by the speeds") {
   const std::vector<double> pair{2, 1}, many{40, 40, 15, 5, 0};
   CHECK(divide_tokens(3000, pair, 2).sizes() == Sizes{2000, 1000});

@@ -72,7 +72,7 @@ TEST_CASE("unknown keys are named with what was meant") {
                        "unknown key \"modle\" at the top level; did you mean \"model\"?");
   check_config_refused(
       "zebra: 1\n", ":1:1",
-      "at the top level; Known keys: model, request, requests, infer, devices, lossy, scheduler, output");
+      "at the top level; Known keys: model, request, requests, infer, devices, place, lossy, scheduler, output");
   check_config_refused("width: 5\n", ":1:1", "did you mean \"request.width\"?");
   check_config_refused("cp_size: 5\n", ":1:1", "did you mean \"infer.diffusion.cp_size\"?");
   check_config_refused(model_line + "request: {steps: 5}\n", ":2:11",
@@ -117,6 +117,49 @@ TEST_CASE("ids are directory names and differ") {
                        ":2:61", "requests.0.id and requests.2.id are both \"x\"; the first is at ");
   const std::string longest(100, 'x');
   CHECK(load(model_line + "requests: [{prompt: p, id: " + longest + "}]\n").requests[0].id == longest);
+}
+
+TEST_CASE("several prompts take the place of one") {
+  const RunConfig config =
+      load(model_line + "request: {prompts: [{text: a}, {text: b, weight: 2, mask: m.png}]}\n");
+  REQUIRE(config.request->prompts.size() == 2);
+  CHECK((config.request->all_prompts()[1] == PromptConfig{.text = "b", .weight = 2, .mask = "m.png"}));
+  CHECK(config.request->conditionings() == 3);
+  using Prompts = std::vector<PromptConfig>;
+  CHECK((load(model_line + "request: {prompt: p}\n").request->all_prompts() == Prompts{{.text = "p"}}));
+  CHECK(load(dump_yaml(config)) == config);
+  const auto shared =
+      load(model_line + "request: {prompts: [{text: a}]}\nrequests: [{seed: 1}, {seed: 2}]\n");
+  CHECK((shared.requests[1].all_prompts() == Prompts{{.text = "a"}}));
+  check_config_refused(model_line + "request: {prompt: p, prompts: [{text: a}]}\n", ":2:31",
+                       "request.prompt and request.prompts are both given");
+  check_config_refused(model_line + "request: {prompts: []}\n", ":2:20", "request.prompts is an empty list");
+  check_config_refused(model_line + "request: {prompts: [{weight: 1}]}\n", ":2:21",
+                       "request.prompts.0.text must be given");
+  check_config_refused(model_line + "request: {prompts: [{text: a, weight: 0}]}\n", ":2:39",
+                       "request.prompts.0.weight must be above 0");
+}
+
+TEST_CASE("windows of a long video") {
+  const RunConfig config = load(model_line + "request: {prompt: p, context: {window: 33}}\n");
+  CHECK((config.request->context == ContextConfig{.window = 33, .overlap = 16}));
+  CHECK(load(dump_yaml(config)) == config);
+  check_config_refused(model_line + "request: {prompt: p, context: {window: 32}}\n", ":2:40",
+                       "request.context.window must be 4k+1 between 1 and 4097, got 32");
+  check_config_refused(model_line + "request: {prompt: p, context: {window: 9, overlap: 12}}\n", ":2:31",
+                       "request.context.overlap must be less than its window, 9, got 12");
+}
+
+TEST_CASE("where the denoiser runs is said once") {
+  CHECK(load(model_line + "request: {prompt: p}\nplace: {denoiser: cpu}\n").place.denoiser ==
+        std::vector<std::string>{"cpu"});
+  CHECK(load(model_line + "request: {prompt: p}\nplace: {denoiser: [cpu, cuda:1]}\n").place.denoiser.size() ==
+        2);
+  check_config_refused(
+      model_line + "request: {prompt: p}\nplace: {denoiser: cpu}\ndevices: [{device: cpu}]\n", ":3:19",
+      "place.denoiser and devices both say where the denoiser runs");
+  check_config_refused(model_line + "request: {prompt: p}\ndevices: [{weight: auto}, {weight: 2}]\n", ":3:10",
+                       "devices gives 1 of 2 weights as auto");
 }
 
 TEST_CASE("guidance that is off leaves nothing for cfg_size 2") {

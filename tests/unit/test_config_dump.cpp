@@ -144,7 +144,9 @@ TEST_CASE("every field type is read, dumped and overridden") {
   for (const char* text : {"weight=auto", "fast=auto", "loud=null", "count=null", "sizes=[]"}) apply(text);
   CHECK(value == Everything{{"a", "x: y", "6"}, {}, {}, {}, std::nullopt, std::nullopt});
   CHECK(caught([&] { apply("sizes=[1, x]"); }).has("sizes.1 must be an integer, got \"x\""));
-  CHECK(caught([&] { apply("sizes=3"); }).has("sizes must be a list, got \"3\""));
+  CHECK(caught([&] { apply("sizes={a: 3}"); }).has("sizes must be a list, got"));
+  apply("sizes=3");
+  CHECK(value.sizes == std::vector<int64_t>{3});  // a list of one
   CHECK(caught([&] { apply("names=[null]"); }).has("names.0 must be a string, got null"));
   CHECK(caught([&] { apply("fast=null"); }).has("fast must be auto or true or false, got null"));
   apply("count=4");
@@ -206,6 +208,7 @@ TEST_CASE("all keys, so that a changed option is noticed") {
                                          "model.vae_dtype",
                                          "request.id",
                                          "request.prompt",
+                                         "request.prompts",
                                          "request.negative_prompt",
                                          "request.width",
                                          "request.height",
@@ -215,6 +218,8 @@ TEST_CASE("all keys, so that a changed option is noticed") {
                                          "request.seed",
                                          "request.max_sequence_length",
                                          "request.batch_size",
+                                         "request.context.window",
+                                         "request.context.overlap",
                                          "request.latents",
                                          "requests",
                                          "infer.diffusion.cp_size",
@@ -224,6 +229,11 @@ TEST_CASE("all keys, so that a changed option is noticed") {
                                          "infer.attention.ring_size",
                                          "infer.backend",
                                          "infer.device",
+                                         "infer.parallel",
+                                         "infer.max_devices",
+                                         "infer.missing_devices",
+                                         "infer.low_memory",
+                                         "infer.rebalance",
                                          "infer.threads_per_rank",
                                          "infer.vae_parallel_size",
                                          "infer.pin_threads",
@@ -231,6 +241,9 @@ TEST_CASE("all keys, so that a changed option is noticed") {
                                          "infer.overlap_exchange",
                                          "infer.cuda_graph",
                                          "devices",
+                                         "place.denoiser",
+                                         "place.text_encoder",
+                                         "place.vae",
                                          "lossy.step_cache",
                                          "lossy.float8_linear",
                                          "lossy.vae_tiling",

@@ -105,7 +105,15 @@ TEST_CASE("ranges name the limits and the nearest values") {
   check_config_refused(model_line + "request: {prompt: p}\nscheduler: {flow_shift: 0}\n", ":3:25",
                        "scheduler.flow_shift must be above 0 and at most 100, got 0");
   check_config_refused(model_line + "request: {prompt: p}\ninfer: {diffusion: {cfg_size: 3}}\n", ":3:31",
-                       "between 1 and 2");
+                       "infer.diffusion.cfg_size must be at most 2 or auto, got 3: request has 2 texts");
+  check_config_refused(model_line + "request: {prompt: p}\ninfer: {low_memory: 3}\n", ":3:21",
+                       "between 0 and 2");
+  check_config_refused(model_line + "request: {prompt: p}\ninfer: {max_devices: 0}\n", ":3:22",
+                       "between 1 and 1024");
+  check_config_refused(model_line + "request: {prompt: p}\nplace: {vae: gpu}\n", ":3:14",
+                       "place.vae must be default, cpu, cuda or cuda:<number>, got \"gpu\"");
+  check_config_refused(model_line + "request: {prompt: p}\nplace: {denoiser: [cpu, gpu]}\n", ":3:19",
+                       "place.denoiser must be default, cpu, cuda or cuda:<number>, got \"gpu\"");
   check_config_refused(model_line + "request: {prompt: p}\ninfer: {threads_per_rank: 0}\n", ":3:27",
                        "between 1 and 1024");
   check_config_refused(model_line + "request: {prompt: p}\noutput: {fps: 241}\n", ":3:15",

@@ -33,7 +33,7 @@ at::Tensor predict(const SmallModel& model) {
   const AttentionPtr attention = make_local_attention();
   const ParallelSequence sequence(*alone, *attention, Partition::even(45, 1));
   return model.denoiser().predict(initial_noise({1, 16, 3, 10, 6}, 5), at::full({1}, 423.0),
-                                  model.denoiser().prepare(model.text().cond), sequence);
+                                  model.denoiser().prepare(model.text().cond[0]), sequence);
 }
 
 }  // namespace

@@ -113,7 +113,7 @@ TEST_CASE("a wrong override is named in the message") {
   check_refused("request.id=a/b", "request.id must be a directory name");
   check_refused("model.dtype=bfloat", "did you mean \"bfloat16\"?");
   check_refused("request.prompt=\xFF", "not valid UTF-8");
-  check_refused("infer.diffusion.cfg_size=3", "between 1 and 2");
+  check_refused("infer.diffusion.cfg_size=0", "between 1 and 65536");
 }
 
 TEST_CASE("unknown paths") {

@@ -37,7 +37,8 @@ TEST_CASE("bytes of every rank, for tokens and heads that do not divide") {
       for (const int cfg : {1, 2}) {
         model.heads = heads;
         const Split split{.mesh = {.cfg = cfg, .cp = shape.ulysses * shape.ring}, .attention = shape};
-        const VideoClass video{.grid = {7, 5, 3}, .text_tokens = 9, .steps = 4, .guided = true, .videos = 1};
+        const VideoClass video{
+            .grid = {7, 5, 3}, .text_tokens = 9, .steps = 4, .conditionings = 2, .videos = 1};
         const Partition tokens = Partition::even(105, split.mesh.cp);
         for (int rank = 0; rank < cfg * split.mesh.cp; ++rank) {
           const int me = rank % split.mesh.cp;
@@ -53,11 +54,11 @@ TEST_CASE("bytes of every rank, for tokens and heads that do not divide") {
 }
 
 TEST_CASE("without guidance there is one branch, and nothing goes to another") {
-  const VideoClass video{.grid = {2, 2, 2}, .text_tokens = 9, .steps = 3, .guided = false, .videos = 1};
+  const VideoClass video{.grid = {2, 2, 2}, .text_tokens = 9, .steps = 3, .conditionings = 1, .videos = 1};
   const SentBytes alone = sent_bytes({}, video, facts_1_3b(), 0);
   CHECK((alone.cp == 0 && alone.cfg == 0));
   VideoClass guided = video;
-  guided.guided = true;
+  guided.conditionings = 2;
   const Split pair{.mesh = {.cp = 2}, .attention = {.ulysses = 2}};
   CHECK(sent_bytes(pair, guided, facts_1_3b(), 1).cp == 2 * sent_bytes(pair, video, facts_1_3b(), 1).cp);
 }

@@ -118,7 +118,7 @@ TEST_CASE("a reused step adds what the blocks did at the last computed one") {
   const CommPtr alone = make_self_communicator();
   const AttentionPtr attention = make_local_attention();
   const ParallelSequence sequence(*alone, *attention, Partition::even(45, 1));
-  const TextContext text = model.denoiser().prepare(model.text().cond);
+  const TextContext text = model.denoiser().prepare(model.text().cond[0]);
   const at::Tensor latents = initial_noise({1, 16, 3, 10, 6}, 5), timestep = at::full({1}, 423.0);
   StepCache cache;
   const at::Tensor plain = model.denoiser().predict(latents, timestep, text, sequence);

@@ -131,7 +131,7 @@ TEST_CASE("tiles of one picture make the picture, whatever its size") {
 TEST_CASE("a VAE's tiles are decoded by themselves and blended") {
   const at::Tensor latents = initial_noise({1, 4, 3, 7, 5}, 3) * 0.3;
   Canvas canvas({1, 3, 3, 14, 10});
-  decode_tiled(BorderVae(), latents, {.size = 4, .stride = 3}, *make_self_communicator(), canvas.part());
+  decode_tiled(BorderVae(), latents, {.size = 4, .stride = 3}, {*make_self_communicator()}, canvas.part());
   // In rows 6 and 7 the first tile's, whose last row is doubled, goes over into the second's.
   const at::Tensor plain = latents.narrow(1, 0, 3).repeat_interleave(2, 3).repeat_interleave(2, 4);
   at::Tensor wanted = plain.clone();
@@ -148,7 +148,7 @@ TEST_CASE("a picture of one tile is decoded as without tiles") {
   const auto vae = open_checkpoint(scratch.path())->load_vae({at::kFloat, at::kCPU});
   const at::Tensor latents = initial_noise({1, 16, 2, 3, 4}, 5);
   Canvas canvas({1, 3, 5, 24, 32});
-  decode_tiled(*vae, latents, {}, *make_self_communicator(), canvas.part());
+  decode_tiled(*vae, latents, {}, {*make_self_communicator()}, canvas.part());
   std::vector<at::Tensor> whole;
   vae->decode(latents, [&](const at::Tensor& frames) { whole.push_back(frames); });
   CHECK(at::equal(canvas.picture, at::cat(whole, 2)));
@@ -158,7 +158,7 @@ TEST_CASE("a NaN in a tile ends the decoding with its frame") {
   at::Tensor latents = at::zeros({1, 4, 3, 7, 5});
   latents[0][1][2][6][4] = NAN;
   const auto error = caught([&] {
-    decode_tiled(BorderVae(), latents, {.size = 4, .stride = 3}, *make_self_communicator(),
+    decode_tiled(BorderVae(), latents, {.size = 4, .stride = 3}, {*make_self_communicator()},
                  [](const Area&, const at::Tensor&) {});
   });
   CHECK(error.code == ExitCode::not_finite);
