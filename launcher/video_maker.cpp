@@ -28,18 +28,6 @@ std::string prompt_text(const RequestConfig& request) {
   return text;
 }
 
-// What `work` throws where a video may fail alone.
-template <class Work>
-std::optional<Failure> attempt(const Job& job, Work work) {
-  try {
-    work();
-    return std::nullopt;
-  } catch (const Error& error) {
-    if (!job.goes_on() || error.code() != ExitCode::not_finite) throw;
-    return Failure{error.code(), error.what()};
-  }
-}
-
 }  // namespace
 
 VideoMaker::VideoMaker(const Job& job, const RunPlan& plan, const RankPlace& place, const at::Device& device,
@@ -80,7 +68,7 @@ std::optional<Failure> VideoMaker::make(const Unit& unit, const Conditioning& te
   Stopwatch watch;
   at::Tensor latents;
   // Every rank of the replica has the same latents after each step, so all of them fail, or none.
-  if (auto failure = attempt(job_, [&] { latents = denoise(unit, text); })) {
+  if (auto failure = attempt([&] { latents = denoise(unit, text); })) {
     if (first()) resume_file(unit).remove();  // it leads to the same end
     return failure;
   }
@@ -112,6 +100,20 @@ std::optional<Failure> VideoMaker::make(const Unit& unit, const Conditioning& te
     if (device.is_cuda()) release_cached_memory(device);
   }
   return std::nullopt;
+}
+
+// What `work` throws where a video may fail alone.
+std::optional<Failure> VideoMaker::attempt(const std::function<void()>& work) {
+  try {
+    work();
+    return std::nullopt;
+  } catch (...) {
+    Failure failure = current_failure();
+    // All ranks of a replica see a NaN; the one whose memory is exhausted would leave the others waiting.
+    const bool exhausted_alone = failure.code == ExitCode::out_of_memory && mesh_.replica().size() == 1;
+    if (!job_.goes_on() || (failure.code != ExitCode::not_finite && !exhausted_alone)) throw;
+    return failure;
+  }
 }
 
 at::Tensor VideoMaker::denoise(const Unit& unit, const Conditioning& text) {
@@ -182,7 +184,7 @@ std::optional<Failure> VideoMaker::decode(const Unit& unit, const at::Tensor& la
   if (decoders_.member()) {
     use_all_cpus(place_);
     at::set_num_threads(decode_threads());
-    failure = attempt(job_, [&] { decode_with_team(unit, latents, video); });
+    failure = attempt([&] { decode_with_team(unit, latents, video); });
     models_.end_decoding();
     at::set_num_threads(plan_.machine.threads_per_rank);
     stay_on_own_cpus(place_, plan_.machine.threads_per_rank);

@@ -36,9 +36,9 @@ class VideoMaker {
   /// this rank has spent on texts, for its metrics. Collective over `world`.
   void load(double text_seconds);
 
-  /// Makes one video; collective over the replica. Where the job goes on without it, a NaN or Inf (80) is
-  /// returned: on every rank of the replica, its message on the first; what was written is gone. Everything
-  /// else is thrown.
+  /// Makes one video; collective over the replica. Where the job goes on without it, a NaN or Inf (80), and
+  /// for a replica of one rank exhausted memory (71), is returned: on every rank of the replica, its message
+  /// on the first; what was written is gone. Everything else is thrown.
   std::optional<Failure> make(const Unit& unit, const Conditioning& text);
 
   /// True on all ranks of the replica when one of them was asked to stop. Collective over the replica.
@@ -46,6 +46,7 @@ class VideoMaker {
   [[noreturn]] static void fail_stopped();  ///< 75
 
  private:
+  std::optional<Failure> attempt(const std::function<void()>& work);
   at::Tensor denoise(const Unit& unit, const Conditioning& text);
   std::optional<Failure> decode(const Unit& unit, const at::Tensor& latents,
                                 std::optional<VideoOutput>& video);

@@ -167,6 +167,16 @@ SPLITS = {"alone": (None, []), "sequence": (2, ["infer.diffusion.cp_size=2"]),
           "guidance x sequence": (4, ["infer.diffusion={cfg_size: 2, cp_size: 2}"])}
 
 
+def test_a_request_beyond_the_memory_does_not_stop_the_others():
+    """Its noise alone would be 17 GB; the longest is tried first."""
+    write_config(".", requests=[{}, {"width": 4096, "height": 4096, "num_frames": 4093, "id": "huge"}, {"seed": 1}])
+    result = finish(start(["bash", "-c", f"ulimit -v 12000000; exec {PROGRAM} run job.yaml"]), 60)
+    assert_fails(result, 71, "FAILED: 1 of 3 videos failed; the first: huge: out of memory: ")
+    assert result.out.splitlines() == [str(OUTPUT / name / "video.mp4") for name in ("0000", "0002")]
+    assert by_id()["huge"]["code"] == 71
+    assert_nothing_left(OUTPUT / "huge")
+
+
 @pytest.mark.parametrize("split", SPLITS)
 def test_bad_requests_do_not_stop_the_others(split):
     ranks, sizes = SPLITS[split]

@@ -70,9 +70,9 @@ TEST_CASE("unknown keys are named with what was meant") {
                        "unknown key \"widht\" in request; did you mean \"width\"? Known keys: id, prompt, ");
   check_config_refused("modle: {}\n", ":1:1",
                        "unknown key \"modle\" at the top level; did you mean \"model\"?");
-  check_config_refused(
-      "zebra: 1\n", ":1:1",
-      "at the top level; Known keys: model, request, requests, infer, devices, place, lossy, scheduler, output");
+  check_config_refused("zebra: 1\n", ":1:1",
+                       "at the top level; Known keys: model, request, requests, infer, devices, place, "
+                       "lossy, scheduler, output");
   check_config_refused("width: 5\n", ":1:1", "did you mean \"request.width\"?");
   check_config_refused("cp_size: 5\n", ":1:1", "did you mean \"infer.diffusion.cp_size\"?");
   check_config_refused(model_line + "request: {steps: 5}\n", ":2:11",
