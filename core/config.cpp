@@ -181,6 +181,10 @@ void apply(RunConfig& config, const std::string& text, Origins& origins) {
          assignment.label.text(), meant, assignment.value);
   }
   override_value(config, assignment, 0, "", origins);
+  // prompt and prompts take each other's place.
+  if (keys.size() != 2 || keys[0] != "request" || !config.request) return;
+  if (keys[1] == "prompts") config.request->prompt.clear();
+  if (keys[1] == "prompt") config.request->prompts.clear();
 }
 
 // What `request` says beside a list is shared by all of it.
@@ -193,7 +197,11 @@ void share_request(RunConfig& config, Origins& origins) {
          origins.where("request.id"));
   }
   for (std::size_t i = 0; i < config.requests.size(); ++i) {
-    inherit_value(config.requests[i], fmt::format("requests.{}", i), shared, "request", origins);
+    const std::string own = fmt::format("requests.{}", i);
+    const bool one = origins.given(own + ".prompt"), several = origins.given(own + ".prompts");
+    inherit_value(config.requests[i], own, shared, "request", origins);
+    if (one && !several) config.requests[i].prompts.clear();
+    if (several && !one) config.requests[i].prompt.clear();
   }
   // It need not be a whole request.
   if (!origins.given("request.prompt")) origins.set("request.prompt", Location(origins.place("request")));

@@ -153,7 +153,8 @@ bool measures_speeds(const RunConfig& config) {
 }
 
 bool rebalances(const RunConfig& config) {
-  return config.infer.rebalance && measures_speeds(config);
+  // A step cache holds residuals by the tokens' division.
+  return config.infer.rebalance && measures_speeds(config) && config.lossy.step_cache == 0;
 }
 
 RankBlock rank_block(const RunConfig& config, const ModelFacts& model, const PlanMachine& machine,

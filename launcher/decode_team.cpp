@@ -45,11 +45,12 @@ void DecodeTeam::decode(const Vae& vae, const at::Tensor& latents,
   const Partition bands = divide_tokens(latents.size(3), speeds_, group_->size());
   const Rows rows{bands.begin(group_->rank()), bands.end(group_->rank())};
   Beside writing;
-  int64_t done = 0;
+  int64_t done = 0, scale = 0;
   vae.decode(latents, rows, [&](const at::Tensor& frames) {
     check_finite(frames, done);
     done += frames.size(2);
-    const at::Tensor bytes = gather(to_rgb_bytes(frames), bands);
+    if (scale == 0) scale = pixels_of_a_latent(frames, rows);
+    const at::Tensor bytes = gather(to_rgb_bytes(frames), bands, scale);
     if (group_->rank() == 0) writing.run([&sink, bytes] { sink(bytes); });
   });
   writing.finish();
@@ -78,12 +79,18 @@ void DecodeTeam::check_finite(const at::Tensor& frames, int64_t done) {
   fail(ExitCode::not_finite, "the VAE made a NaN or Inf near frame {}; try model.vae_dtype=float32", done);
 }
 
-// Bands [n, rows, W, 3] -> [n, H, W, 3] on the first rank.
-at::Tensor DecodeTeam::gather(const at::Tensor& mine, const Partition& bands) {
+// Along an axis; a rank without rows hears it from the others.
+int64_t DecodeTeam::pixels_of_a_latent(const at::Tensor& frames, Rows rows) {
+  at::Tensor scale = at::full({1}, rows.count() == 0 ? 0 : frames.size(3) / rows.count(), at::kLong);
+  group_->all_reduce(scale, ReduceOp::max);
+  return scale.item<int64_t>();
+}
+
+// Bands [n, rows, W, 3] -> [n, H, W, 3] on the first rank. `height`: pixels of a row of latents.
+at::Tensor DecodeTeam::gather(const at::Tensor& mine, const Partition& bands, int64_t height) {
   const int ranks = group_->size();
   if (ranks == 1) return mine;
   const int64_t frames = mine.size(0), width = mine.size(2);
-  const int64_t height = mine.size(1) / std::max<int64_t>(1, bands.size(group_->rank()));  // of a latent row
   Counts send(size_t(ranks), 0), recv(size_t(ranks), 0);
   send[0] = mine.numel();
   if (group_->rank() == 0) {

@@ -27,7 +27,8 @@ class DecodeTeam {
                        const std::function<void(const at::Tensor&)>& sink);
 
  private:
-  at::Tensor gather(const at::Tensor& mine, const Partition& bands);
+  int64_t pixels_of_a_latent(const at::Tensor& frames, Rows rows);
+  at::Tensor gather(const at::Tensor& mine, const Partition& bands, int64_t height);
   void check_finite(const at::Tensor& frames, int64_t done);
 
   bool member_;

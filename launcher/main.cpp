@@ -3,6 +3,7 @@
 #include <cstdio>
 
 #include <CLI/CLI.hpp>
+#include <c10/util/Logging.h>
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -176,6 +177,7 @@ int main(int argc, char** argv) {
   if (std::string_view(argv[0]).ends_with(agent_name)) return run_agent({argv + 1, argv + argc});
   set_phase("start");
   keep_freed_memory();
+  FLAGS_caffe2_use_fatal_for_enforce = false;  // exhausted memory is an error of ours (71), not an abort
   CLI::App app{"Frameshard splits one video diffusion job over many devices.", "frameshard"};
   app.set_version_flag("--version", versions);
   app.require_subcommand(1);

@@ -4,6 +4,7 @@
 
 #include "core/device.h"
 #include "core/error.h"
+#include "core/hash.h"
 #include "core/host.h"
 #include "core/io/atomic_file.h"
 #include "core/io/run_directory.h"
@@ -13,6 +14,7 @@
 #include "core/stop.h"
 #include "core/text.h"
 #include "launcher/calibration.h"
+#include "models/masks.h"
 #include "parallel/plan_costs.h"
 
 namespace frameshard {
@@ -157,13 +159,20 @@ at::Tensor VideoMaker::denoise(const Unit& unit, const Conditioning& text) {
 
 DenoiseWork VideoMaker::work_of(const RequestConfig& request) const {
   const ModelFacts facts = model_facts(job_, plan_.machine.device);
-  return {facts, video_class(request, facts).tokens(), request.max_sequence_length};
+  const VideoClass video = video_class(request, facts);
+  return {facts, video.tokens(), request.max_sequence_length,
+          pass_counts(plan_.split(), video, mesh_.coord().dp)};
 }
 
 ResumeFile VideoMaker::resume_file(const Unit& unit) const {
   RunConfig config = job_.unit_config(unit);
   config.lossy.vae_tiling = LossyConfig().vae_tiling;  // no matter of the latents
-  return ResumeFile(job_.unit_directory(unit), config_hash(config));
+  // Masks of other content under the same name make another video.
+  const RequestConfig& request = job_.requests[unit.request];
+  const std::string masks = request.prompts.empty() ? "" : masks_identity(request);
+  return ResumeFile(
+      job_.unit_directory(unit),
+      masks.empty() ? config_hash(config) : fmt::format("{:016x}", fnv1a(config_hash(config) + masks)));
 }
 
 // The ranks of a replica get the signal at different moments, and must leave at the same step.

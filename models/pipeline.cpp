@@ -52,7 +52,7 @@ StepPasses DenoiseLoop::passes_of(const RequestConfig& request, at::IntArrayRef 
   if (request.context) {
     size = {latent_frames(request.context->window), latent_frames(request.context->overlap + 1) - 1};
   }
-  return StepPasses(request, latent_shape, size);
+  return StepPasses(request, latent_shape, size, device_);
 }
 
 // All passes cost the same.
@@ -104,9 +104,8 @@ at::Tensor DenoiseLoop::run(const RequestConfig& request, const Conditioning& te
     if (options_.rebalance) options_.rebalance->begin_step();
     const auto predictions = mine.predict(latents, schedule.timestep(i), reuse_now);
     const auto all = gather_units(predictions, deal, shapes, mesh_.cfg(), options);
-    if (options_.rebalance && !reuse_now && options_.rebalance->end_step(i + 1)) {
+    if (options_.rebalance && options_.rebalance->end_step(i + 1)) {
       sequence.emplace(mesh_.cp(), *attention_, attention_.divide(tokens));
-      mine.forget_caches();
     }
     latents = schedule.step(passes.combine(all), i, latents);
     checked.add({latents, i + 1, reused, schedule.history()});

@@ -35,7 +35,7 @@ struct DenoiseOptions {
   double step_cache = 0;             ///< LossyConfig::step_cache
   std::string cuda_graph = "auto";   ///< InferConfig::cuda_graph
   std::vector<double> cfg_speeds{};  ///< of the cp groups that share the passes; empty: all alike
-  Rebalance* rebalance = nullptr;    ///< may change the speeds of `attention` between steps
+  Rebalance* rebalance = nullptr;  ///< may change the speeds of `attention` between steps; no step cache then
 };
 
 /// Whether the denoiser's launches of a step are recorded (common/launch_graph.h): on a GPU that computes

@@ -38,16 +38,12 @@ const TextContext& RankPasses::context_of(const std::vector<size_t>& texts, cons
 std::vector<at::Tensor> RankPasses::predict(const at::Tensor& latents, double timestep, bool reuse) {
   std::vector<at::Tensor> predictions;
   for (const auto& batch : batches_) {
-    batch->cache.reuse = reuse && batch->cache.residual.defined();
+    batch->cache.reuse = reuse;
     const at::Tensor window = latents.narrow(2, batch->frames.begin, batch->frames.count());
     const at::Tensor times = at::full({int64_t(batch->texts.size())}, timestep, latents.options());
     for (const at::Tensor& each : (*batch->predict)({window, times}).split(1)) predictions.push_back(each);
   }
   return predictions;
-}
-
-void RankPasses::forget_caches() {
-  for (const auto& batch : batches_) batch->cache = {};
 }
 
 }  // namespace frameshard

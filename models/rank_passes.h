@@ -33,8 +33,6 @@ class RankPasses {
   /// Latents [1, C, F, h, w] -> a prediction a pass of this rank, of passes.shape(), in order. `reuse`: the
   /// step caches answer for the blocks. The results are overwritten by the next call.
   std::vector<at::Tensor> predict(const at::Tensor& latents, double timestep, bool reuse);
-  /// The next step is computed whatever it is told: this rank's tokens are others now.
-  void forget_caches();
 
  private:
   struct Batch {

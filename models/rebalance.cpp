@@ -75,11 +75,13 @@ bool Rebalance::note(int64_t step, double seconds) {
 
 // Whether its ranks have other work from here on.
 bool Rebalance::note_group(size_t group, std::span<const double> seconds) {
+  if (!work_.passes.empty() && work_.passes[group] == 0) return false;  // it only waits
   SpeedWatch& watch = watches_[group];
   const auto before = parts_of_work(work_, attention_.shape(), watch.speeds());
   if (!watch.note(seconds, before)) return false;
+  if (parts_of_work(work_, attention_.shape(), watch.speeds()) == before) return false;
   if (int(group) == mesh_.coord().cfg) attention_.set_speeds(watch.speeds());
-  return parts_of_work(work_, attention_.shape(), watch.speeds()) != before;
+  return true;
 }
 
 std::vector<double> Rebalance::shares() const {

@@ -24,6 +24,7 @@ struct ShareChange {
 struct DenoiseWork {
   ModelFacts model;
   int64_t tokens = 0, text_tokens = 0;
+  std::vector<int64_t> passes{};  ///< of each cp group of the replica; empty: all have some
 };
 
 /// Each rank's part of the operations of a cp group of this shape, together 1: products go by the rank's

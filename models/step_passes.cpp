@@ -13,7 +13,8 @@ at::Tensor wide(const at::Tensor& prediction) {
 
 }  // namespace
 
-StepPasses::StepPasses(const RequestConfig& request, at::IntArrayRef latent_shape, WindowSize size)
+StepPasses::StepPasses(const RequestConfig& request, at::IntArrayRef latent_shape, WindowSize size,
+                       const at::Device& device)
     : scale_(request.guidance_scale),
       guidance_(request.uses_guidance()),
       windows_(context_windows(latent_shape[1], size.window, size.overlap)),
@@ -22,7 +23,12 @@ StepPasses::StepPasses(const RequestConfig& request, at::IntArrayRef latent_shap
   const size_t prompts = request.all_prompts().size();
   if (prompts > 1 || request.all_prompts()[0].mask) {
     masks_ = prompt_masks(request, latent_shape[2], latent_shape[3]);
+    for (at::Tensor& mask : masks_) mask = mask.to(device);
   }
+  pyramid_ = at::tensor(pyramid_weights(windows_[0].count()), at::kFloat).view({1, 1, -1, 1, 1});
+  weights_ = at::zeros({1, 1, latent_shape[1], 1, 1});
+  for (const FrameWindow& window : windows_) weights_.narrow(2, window.begin, window.count()).add_(pyramid_);
+  pyramid_ = pyramid_.to(device), weights_ = weights_.to(device);
   for (const FrameWindow& window : windows_) {
     for (size_t text = 0; text < prompts + size_t(guidance_); ++text) passes_.push_back({text, window});
   }
@@ -32,8 +38,8 @@ at::Tensor StepPasses::guided(const std::vector<at::Tensor>& predictions, size_t
   const size_t prompts = std::max<size_t>(1, masks_.size());
   at::Tensor cond = wide(predictions[first]);
   if (!masks_.empty()) {
-    cond = cond * masks_[0].to(cond.device());
-    for (size_t i = 1; i < prompts; ++i) cond += wide(predictions[first + i]) * masks_[i].to(cond.device());
+    cond = cond * masks_[0];
+    for (size_t i = 1; i < prompts; ++i) cond += wide(predictions[first + i]) * masks_[i];
   }
   if (!guidance_) return cond;
   return frameshard::combine(cond, wide(predictions[first + prompts]), scale_);
@@ -44,18 +50,14 @@ at::Tensor StepPasses::combine(const std::vector<at::Tensor>& predictions) const
           passes_.size());
   if (windows_.size() == 1) return guided(predictions, 0);
   const size_t a_window = passes_.size() / windows_.size();
-  const auto options = predictions[0].options().dtype(at::kFloat);
   std::vector<int64_t> whole = latent_shape_;
   whole.insert(whole.begin(), 1);
-  at::Tensor sum = at::zeros(whole, options), weights = at::zeros({1, 1, whole[2], 1, 1}, options);
-  const at::Tensor pyramid =
-      at::tensor(pyramid_weights(windows_[0].count()), at::kDouble).to(options).view({1, 1, -1, 1, 1});
+  at::Tensor sum = at::zeros(whole, predictions[0].options().dtype(at::kFloat));
   for (size_t i = 0; i < windows_.size(); ++i) {
     const FrameWindow& window = windows_[i];
-    sum.narrow(2, window.begin, window.count()).add_(guided(predictions, i * a_window) * pyramid);
-    weights.narrow(2, window.begin, window.count()).add_(pyramid);
+    sum.narrow(2, window.begin, window.count()).add_(guided(predictions, i * a_window) * pyramid_);
   }
-  return sum.div_(weights);
+  return sum.div_(weights_);
 }
 
 std::vector<std::vector<size_t>> batches_of(const std::vector<size_t>& mine, const std::vector<Pass>& passes,

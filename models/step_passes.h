@@ -29,8 +29,9 @@ struct WindowSize {
 ///   the whole    sum(v_k g_k) / sum(v_k), of window k's pyramid weights and guided prediction.
 class StepPasses {
  public:
-  /// latent_shape: [C, F, h, w]. Reads the masks; errors as prompt_masks().
-  StepPasses(const RequestConfig& request, at::IntArrayRef latent_shape, WindowSize size);
+  /// latent_shape: [C, F, h, w]; `device`: of the predictions. Reads the masks; errors as prompt_masks().
+  StepPasses(const RequestConfig& request, at::IntArrayRef latent_shape, WindowSize size,
+             const at::Device& device = at::kCPU);
 
   /// Window by window, the prompts in order, then the negative one.
   const std::vector<Pass>& all() const { return passes_; }
@@ -46,6 +47,7 @@ class StepPasses {
   bool guidance_;
   std::vector<at::Tensor> masks_;  // a prompt each, [1, 1, 1, h, w]; they sum to 1
   std::vector<FrameWindow> windows_;
+  at::Tensor pyramid_, weights_;  // of a window's frames, and their sums over windows; [1, 1, frames, 1, 1]
   std::vector<Pass> passes_;
   std::vector<int64_t> latent_shape_, shape_;
 };

@@ -1,7 +1,6 @@
 #include "models/tiled_decode.h"
 
 #include <algorithm>
-#include <cmath>
 #include <limits>
 #include <optional>
 
@@ -59,17 +58,6 @@ void check_finite(const std::vector<at::Tensor>& tiles, Communicator& group) {
        bad.item<int64_t>());
 }
 
-// How many tiles are decoded between two gatherings: as many as the slowest rank needs to have one of them.
-int64_t tiles_a_round(std::span<const double> speeds) {
-  double sum = 0, least = std::numeric_limits<double>::infinity();
-  for (const double speed : speeds) {
-    sum += speed;
-    if (speed > 0) least = std::min(least, speed);
-  }
-  // Of very unequal ranks the first would have to hold too many of them.
-  return std::min(int64_t(std::ceil(sum / least)), 4 * int64_t(speeds.size()));
-}
-
 // Frames of the video, and pixels of a latent along an axis: not every rank has a tile to see them from.
 std::pair<int64_t, int64_t> frames_and_scale(const std::vector<at::Tensor>& mine, const Area& area,
                                              Communicator& group) {
@@ -80,13 +68,14 @@ std::pair<int64_t, int64_t> frames_and_scale(const std::vector<at::Tensor>& mine
 }
 
 // The tiles of a round on the first rank, in their order; empty on others.
-std::vector<at::Tensor> gather(const std::vector<at::Tensor>& mine, const Deal& deal,
+std::vector<at::Tensor> gather(std::vector<at::Tensor> mine, const Deal& deal,
                                const std::vector<std::vector<int64_t>>& shapes, Communicator& group) {
   if (group.size() == 1) return mine;
   Counts send(size_t(group.size()), 0), recv = send;
   std::vector<at::Tensor> flat{at::empty({0})};
   for (const at::Tensor& tile : mine) flat.push_back(tile.view({-1}));
   const at::Tensor packed = flat.size() == 2 ? flat[1] : at::cat(flat);
+  mine.clear(), flat.clear();
   send[0] = packed.numel();
   for (size_t rank = 0; group.rank() == 0 && rank < deal.size(); ++rank) {
     for (const size_t tile : deal[rank]) recv[rank] += c10::multiply_integers(shapes[tile]);
@@ -144,7 +133,7 @@ void decode_tiled(const Vae& vae, const at::Tensor& latents, const Tiling& tilin
       const Area area = grid.tile(first + int64_t(i));
       shapes.push_back({1, 3, frames, scale * area.height, scale * area.width});
     }
-    for (at::Tensor& tile : gather(mine, deal, shapes, group)) blender->add(std::move(tile));
+    for (at::Tensor& tile : gather(std::move(mine), deal, shapes, group)) blender->add(std::move(tile));
   }
 }
 

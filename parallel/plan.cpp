@@ -19,6 +19,14 @@ MeshChoice evaluated(MeshChoice choice, const Workload& work, const ModelFacts& 
                      const PlanMachine& machine, const Rates& rates) {
   const Split& split = choice.split;
   choice.costs = rank_costs(split, work.largest, model, machine, choice.decoding);
+  // A video in windows may have fewer tokens at once and more to decode.
+  for (const VideoClass& video : work.classes) {
+    if (work.classes.size() == 1) break;
+    const RankCosts costs = rank_costs(split, video, model, machine, choice.decoding);
+    choice.costs.denoise_bytes = std::max(choice.costs.denoise_bytes, costs.denoise_bytes);
+    choice.costs.decode_bytes = std::max(choice.costs.decode_bytes, costs.decode_bytes);
+    choice.costs.peak_bytes = std::max(choice.costs.peak_bytes, costs.peak_bytes);
+  }
   choice.fits = fits_memory(choice.costs, machine);
   choice.idle = std::max<int64_t>(0, split.mesh.dp - work.videos);
   std::vector<double> seconds;
@@ -128,7 +136,10 @@ std::vector<std::string> without_effect(const RunConfig& config, const RunPlan& 
 
 const RequestConfig& largest_of(const std::vector<RequestConfig>& requests, const ModelFacts& model) {
   return *std::max_element(requests.begin(), requests.end(), [&](auto& a, auto& b) {
-    return token_grid(a, model).total() < token_grid(b, model).total();
+    auto size = [&](const RequestConfig& request) {
+      return std::pair(video_class(request, model).tokens(), token_grid(request, model).total());
+    };
+    return size(a) < size(b);
   });
 }
 

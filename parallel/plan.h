@@ -107,6 +107,7 @@ struct Decoding {
   int ranks = 1;  ///< of a replica that decode a video together: every decoder_stride()-th, from the first
   double largest_share = 0;         ///< of the picture, of any of them; 0: all alike
   int64_t largest_band = no_limit;  ///< a rank's part of a larger picture does not fit: it comes in tiles
+  int64_t held_tiles = 2;           ///< the most on one rank, while they are gathered
   int64_t tile_size = 256;          ///< of a side
   int64_t tile_stride = 192;
 

@@ -40,7 +40,7 @@ PictureSize picture_of(const VideoClass& video, const ModelFacts& model) {
 // Memory of the host that decoding in tiles takes: the video's bytes, and as float32 a tile of each rank and
 // the edges of a row of tiles. Undivided frames go on to the video file as they come.
 int64_t tile_buffers(const PictureSize& size, const Decoding& decoding) {
-  const int64_t tile = decoding.tile_size * decoding.tile_size * (decoding.ranks + 1);
+  const int64_t tile = decoding.tile_size * decoding.tile_size * decoding.held_tiles;
   const int64_t edges = (decoding.tile_size - decoding.tile_stride) * size.width;
   return 3 * size.frames * (size.height * size.width + 4 * (tile + edges));
 }
@@ -143,6 +143,12 @@ Decoding decoding_of(const RunConfig& config, const Split& split, const Workload
   if (tiling == "on") decoding.largest_band = 0;
   if (config.place.vae != "default" && config.place.vae != machine.device) decoding.ranks = 1;
   decoding.largest_share = largest_share(split, decoding.ranks);
+  // A tile of each rank and the first one's own; of unequal ranks up to a round, and it again in one piece.
+  decoding.held_tiles = decoding.ranks + 1;
+  for (int replica = 0; replica < split.mesh.dp; ++replica) {
+    const auto speeds = speeds_of_decoders(split, decoding.ranks, replica);
+    if (!speeds.empty()) decoding.held_tiles = std::max(decoding.held_tiles, 2 * tiles_a_round(speeds));
+  }
   // Of another device the plan does not know the memory.
   if (tiling != "auto" || machine.memory_bytes == 0 || machine.vae_elsewhere) return decoding;
   const RankCosts whole = rank_costs(split, work.largest, model, machine, decoding);

@@ -74,7 +74,9 @@ UnequalOperations unequal_operations(const Split& split, const VideoClass& video
         double(pass_counts(split, video, group / split.mesh.cfg)[size_t(group % split.mesh.cfg)]);
     double slowest_tokens = 0, slowest_heads = 0;
     for (int place = 0; place < cp; ++place) {
-      const double slower = fastest / split.speeds[size_t(group * cp + place)];
+      // Without a speed of its own a rank may still have its place's heads in a ring.
+      const double speed = split.speeds[size_t(group * cp + place)];
+      const double slower = speed > 0 ? fastest / speed : 1;
       const double share = double(heads.size(place % ulysses)) / double(model.heads);
       const double on_heads =
           4 * double(rows.size(place / ulysses)) * all * double(model.width()) * share * double(model.layers);

@@ -1,10 +1,21 @@
 #include "parallel/tiles.h"
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 
 #include "core/error.h"
 
 namespace frameshard {
+
+int64_t tiles_a_round(std::span<const double> speeds) {
+  double sum = 0, least = std::numeric_limits<double>::infinity();
+  for (const double speed : speeds) {
+    sum += speed;
+    if (speed > 0) least = std::min(least, speed);
+  }
+  return int64_t(std::min(std::ceil(sum / least), 2.0 * double(speeds.size())));
+}
 
 TileGrid::TileGrid(int64_t height, int64_t width, const Tiling& tiling)
     : height_(height),

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 namespace frameshard {
 
@@ -11,6 +12,10 @@ struct Tiling {
   int64_t size = 32, stride = 24;
   int64_t overlap() const { return size - stride; }
 };
+
+/// How many tiles ranks of these speeds decode before the first of them blends what has come: as many as the
+/// slowest needs to have one, and no more than twice the ranks.
+int64_t tiles_a_round(std::span<const double> speeds);
 
 /// A part of a picture: rows [top, top + height), columns [left, left + width).
 struct Area {

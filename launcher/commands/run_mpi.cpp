@@ -162,6 +162,11 @@ int run_rank(const RunOptions& options, MpiSession& mpi) {
     exporter = exporter_of(options);
   });
   print_plan(plan, job, world.rank());
+  if (world.rank() == 0 && (job.config.infer.parallel == "off" || job.config.infer.max_devices)) {
+    log::warning(
+        "infer.parallel and infer.max_devices have no effect here: the launcher has started {} rank{}",
+        world.size(), world.size() == 1 ? "" : "s");
+  }
   stop_on_sigterm();
   const Generated made = generate_together(options, job, plan, place, world, std::move(exporter));
   print_videos(made);

@@ -41,6 +41,31 @@ def test_a_rank_a_device_without_mpirun(weights, one_rank):
     assert close(latents(OUTPUT), one_rank)
 
 
+@pytest.mark.parametrize("weights", [(0, 1), (1, 9), (1, 0)], ids=str)
+@pytest.mark.parametrize("tiling", ["off", "on"])
+def test_decoding_by_weight(weights, tiling):
+    """A band of no rows on either rank, tiles for one of them alone: the picture of one rank."""
+    write_config(".", request={"width": 288, "num_frames": 1, "num_inference_steps": 1}, lossy={"vae_tiling": tiling})
+    succeed(run(["run", "job.yaml"]))
+    one = (OUTPUT / "preview.png").read_bytes()
+    pair = f"devices=[{{weight: {weights[0]}}}, {{weight: {weights[1]}}}]"
+    succeed(mpirun(2, ["run", "job.yaml", pair, "infer.diffusion.cp_size=2", "infer.vae_parallel_size=2", "output.overwrite=true"]))
+    assert (OUTPUT / "preview.png").read_bytes() == one
+
+
+def test_shares_that_follow_the_speeds(one_rank, monkeypatch, tmp_path):
+    """Few tokens and many steps: noise alone moves the measured speeds by more than 5 %."""
+    monkeypatch.setenv("FRAMESHARD_CACHE", str(tmp_path / "cache"))
+    write_config(".", request={"num_inference_steps": 40})
+    succeed(run(["run", "job.yaml"]))
+    one = latents(OUTPUT)
+    measured = "devices=[{weight: auto}, {weight: auto}]"
+    succeed(run(["run", "job.yaml", measured, "infer.diffusion.cp_size=2", "output.overwrite=true"]))
+    assert close(latents(OUTPUT), one)
+    lines = [json.loads(line) for line in (OUTPUT / "metrics.jsonl").read_text().splitlines()]
+    assert all(abs(sum(line["shares"]) - 1) < 1e-6 for line in lines if line["event"] == "rebalance")
+
+
 def test_guidance_over_unequal_ranks(one_rank):
     write_config(".")
     succeed(run(["run", "job.yaml", PAIR, "infer.diffusion.cfg_size=2"]))

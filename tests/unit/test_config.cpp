@@ -131,6 +131,13 @@ TEST_CASE("several prompts take the place of one") {
   const auto shared =
       load(model_line + "request: {prompts: [{text: a}]}\nrequests: [{seed: 1}, {seed: 2}]\n");
   CHECK((shared.requests[1].all_prompts() == Prompts{{.text = "a"}}));
+  // What an entry says itself takes the place of the other, shared kind.
+  const auto mixed =
+      load(model_line + "request: {prompt: p}\nrequests: [{prompts: [{text: a}]}, {seed: 1}]\n");
+  CHECK((mixed.requests[0].all_prompts() == Prompts{{.text = "a"}} && mixed.requests[1].prompt == "p"));
+  const auto other =
+      load(model_line + "request: {prompts: [{text: a}]}\nrequests: [{prompt: p}, {seed: 1}]\n");
+  CHECK((other.requests[0].all_prompts() == Prompts{{.text = "p"}} && other.requests[1].prompts.size() == 1));
   check_config_refused(model_line + "request: {prompt: p, prompts: [{text: a}]}\n", ":2:31",
                        "request.prompt and request.prompts are both given");
   check_config_refused(model_line + "request: {prompts: []}\n", ":2:20", "request.prompts is an empty list");

@@ -64,6 +64,14 @@ class BorderVae final : public Vae {
 
 }  // namespace
 
+TEST_CASE("as many tiles a round as the slowest rank needs to have one") {
+  CHECK(tiles_a_round(std::vector<double>{1}) == 1);
+  CHECK(tiles_a_round(std::vector<double>{1, 1, 1}) == 3);
+  CHECK(tiles_a_round(std::vector<double>{2, 1}) == 3);
+  CHECK(tiles_a_round(std::vector<double>{1, 0}) == 1);
+  CHECK(tiles_a_round(std::vector<double>{1e9, 1e-10}) == 4);
+}
+
 TEST_CASE("tiles lie every stride, and end with the picture") {
   const TileGrid grid(50, 30, {});  // 30 is less than a tile, and yet there is a second one: as in diffusers
   CHECK(grid.count() == 6);
