@@ -4,6 +4,7 @@
 #include <cstdlib>
 
 #include "core/io/atomic_file.h"
+#include "core/io/file_kind.h"
 #include "core/io/json_file.h"
 
 namespace frameshard {
@@ -37,6 +38,10 @@ fs::path speeds_file() {
 KnownSpeeds read_speeds(const fs::path& file, std::string& complaint) {
   std::error_code none;
   if (file.empty() || !fs::exists(file, none)) return {};
+  if (const auto status = fs::status(file, none); !fs::is_regular_file(status)) {
+    complaint = fmt::format("{}: is {}, not a file", file.string(), kind_of_file(status));
+    return {};
+  }
   try {
     KnownSpeeds speeds;
     const Json json = read_json(file);
@@ -59,6 +64,11 @@ KnownSpeeds read_speeds(const fs::path& file, std::string& complaint) {
 
 std::string add_speeds(const fs::path& file, const KnownSpeeds& speeds) {
   if (file.empty()) return "FRAMESHARD_CACHE, XDG_CACHE_HOME and HOME are not set";
+  std::error_code none;
+  if (const auto status = fs::symlink_status(file, none);
+      fs::exists(status) && !fs::is_regular_file(status)) {
+    return fmt::format("{}: is {}, not a file", file.string(), kind_of_file(status));
+  }
   std::string broken;  // such a file is replaced
   KnownSpeeds all = read_speeds(file, broken);
   if (all.size() + speeds.size() > most_entries) all.clear();

@@ -118,8 +118,9 @@ std::string describe(const RunPlan& plan, const ModelFacts& model) {
        fmt::format("{}x{}, {} frames, {} steps, guidance {}", plan.largest.width, plan.largest.height,
                    plan.largest.num_frames, plan.largest.num_inference_steps,
                    plan.largest.uses_guidance() ? fmt::format("{}", plan.largest.guidance_scale) : "off"));
-  line("tokens", fmt::format("{} ({} x {} x {})", sizes_text(plan.tokens), plan.grid.frames, plan.grid.height,
-                             plan.grid.width));
+  const int64_t frames = plan.tokens.total() / (plan.grid.height * plan.grid.width);
+  line("tokens", fmt::format("{} ({} x {} x {}{})", sizes_text(plan.tokens), frames, plan.grid.height,
+                             plan.grid.width, frames < plan.grid.frames ? ", a window" : ""));
   line("heads", sizes_text(plan.heads));
   for (const std::string& passes : plan.passes) line("passes", passes);
   if (const std::string decode = decode_text(plan); !decode.empty()) line("decode", decode);

@@ -67,7 +67,12 @@ void combine(Measurement& measurement, const std::vector<std::vector<double>>& a
 Conditioning random_text(const RequestConfig& request, const ModelFacts& facts) {
   constexpr uint64_t cond_seed = 1, uncond_seed = 2;
   const std::vector<int64_t> shape{1, request.max_sequence_length, facts.text_dim};
-  return {.cond = {initial_noise(shape, cond_seed)}, .uncond = initial_noise(shape, uncond_seed)};
+  auto prompt = [&](uint64_t seed) {
+    at::Tensor text = initial_noise(shape, seed);
+    text.slice(1, std::min(prompt_tokens, shape[1])).zero_();
+    return text;
+  };
+  return {.cond = {prompt(cond_seed)}, .uncond = prompt(uncond_seed)};
 }
 
 Measurement measure(const BenchCase& what, const BenchRank& rank, Communicator& ranks,

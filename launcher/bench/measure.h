@@ -17,7 +17,10 @@ struct BenchRank {
   at::Device device;
 };
 
-/// Embeddings as a text encoder might give them.
+/// Of a prompt as long as the quick start's; what follows is padding.
+constexpr int64_t prompt_tokens = 12;
+
+/// Embeddings as a text encoder might give them, of prompt_tokens tokens and padded with zeros.
 Conditioning random_text(const RequestConfig& request, const ModelFacts& facts);
 
 /// Collective over `ranks`, which are those of the case's mesh. `on_step` is called after each step. The

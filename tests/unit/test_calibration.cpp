@@ -2,6 +2,8 @@
 #include <cstdlib>
 #include <optional>
 
+#include <sys/stat.h>
+
 #include "core/io/json_file.h"
 #include "launcher/calibration.h"
 #include "launcher/speed_cache.h"
@@ -107,6 +109,17 @@ TEST_CASE("a file of speeds that cannot be written is a sentence, no failure") {
   CHECK_FALSE(add_speeds(scratch / "file" / "speeds.json", {{"a", 1}}).empty());
   std::filesystem::create_directories(scratch / "speeds.json");
   CHECK_FALSE(add_speeds(scratch / "speeds.json", {{"a", 1}}).empty());
+}
+
+TEST_CASE("what is no file is neither waited for nor replaced") {
+  const Scratch scratch;
+  const auto fifo = scratch / "speeds.json";
+  REQUIRE(::mkfifo(fifo.c_str(), 0600) == 0);
+  std::string complaint;
+  CHECK(read_speeds(fifo, complaint).empty());
+  CHECK(complaint.find("is a FIFO, not a file") != std::string::npos);
+  CHECK(add_speeds(fifo, {{"a", 1.0}}).find("is a FIFO, not a file") != std::string::npos);
+  CHECK(std::filesystem::is_fifo(fifo));
 }
 
 TEST_CASE("a speed's key names what it depends on") {
