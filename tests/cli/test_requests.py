@@ -352,7 +352,8 @@ def test_replicas_share_a_queue():
     assert sorted(printed) == [f"outputs/four/{name}/video.mp4" for name in names]
     four = Path("outputs/four")
     for name in names:
-        assert_same_video(four / name, f"outputs/one/{name}")
+        # Of 4 to 6 tokens, some of which the sums' order moves by 1e-5.
+        assert_same_video(four / name, f"outputs/one/{name}", tolerance=3e-5)
     lines = by_id(four)
     assert set(lines) == set(names) and {line["replica"] for line in lines.values()} == {0, 1}
     queue = json.loads((four / "queue.json").read_text())
