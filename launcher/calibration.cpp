@@ -16,6 +16,7 @@
 #include "launcher/speed_cache.h"
 #include "parallel/comm/text.h"
 #include "parallel/comm/thread.h"
+#include "parallel/plan_costs.h"
 #include "parallel/speed_watch.h"
 
 namespace frameshard {
@@ -36,9 +37,8 @@ struct Sequence {
 // The longest that the denoiser sees at once.
 Sequence longest_sequence(const RunConfig& config, const ModelFacts& model) {
   Sequence longest;
-  for (RequestConfig request : all_requests(config)) {
-    if (request.context) request.num_frames = std::min(request.num_frames, request.context->window);
-    const int64_t tokens = token_grid(request, model).total();
+  for (const RequestConfig& request : all_requests(config)) {
+    const int64_t tokens = video_class(request, model).tokens();
     if (tokens > longest.tokens) longest = {tokens, request.max_sequence_length};
   }
   return longest;

@@ -21,6 +21,12 @@ fs::path directory_of(const char* variable) {
   return value ? fs::path(value) : fs::path();
 }
 
+// What is there and is neither to be waited for nor replaced, or nothing.
+std::string no_file(const fs::path& file, const fs::file_status& status) {
+  if (!fs::exists(status) || fs::is_regular_file(status)) return "";
+  return fmt::format("{}: is {}, not a file", file.string(), kind_of_file(status));
+}
+
 }  // namespace
 
 fs::path speeds_file() {
@@ -38,10 +44,8 @@ fs::path speeds_file() {
 KnownSpeeds read_speeds(const fs::path& file, std::string& complaint) {
   std::error_code none;
   if (file.empty() || !fs::exists(file, none)) return {};
-  if (const auto status = fs::status(file, none); !fs::is_regular_file(status)) {
-    complaint = fmt::format("{}: is {}, not a file", file.string(), kind_of_file(status));
-    return {};
-  }
+  complaint = no_file(file, fs::status(file, none));
+  if (!complaint.empty()) return {};
   try {
     KnownSpeeds speeds;
     const Json json = read_json(file);
@@ -65,10 +69,7 @@ KnownSpeeds read_speeds(const fs::path& file, std::string& complaint) {
 std::string add_speeds(const fs::path& file, const KnownSpeeds& speeds) {
   if (file.empty()) return "FRAMESHARD_CACHE, XDG_CACHE_HOME and HOME are not set";
   std::error_code none;
-  if (const auto status = fs::symlink_status(file, none);
-      fs::exists(status) && !fs::is_regular_file(status)) {
-    return fmt::format("{}: is {}, not a file", file.string(), kind_of_file(status));
-  }
+  if (std::string other = no_file(file, fs::symlink_status(file, none)); !other.empty()) return other;
   std::string broken;  // such a file is replaced
   KnownSpeeds all = read_speeds(file, broken);
   if (all.size() + speeds.size() > most_entries) all.clear();

@@ -185,6 +185,20 @@ def latents(directory):
     return load_file(Path(directory) / "latents.safetensors")["latents"]
 
 
+def close(a, b):
+    """By the norm, relative to b's."""
+    return numpy.linalg.norm(a - b) <= 1e-5 * numpy.linalg.norm(b)
+
+
+@pytest.fixture(scope="module")
+def one_rank(tmp_path_factory):
+    """The latents that one rank makes of write_config()'s job. Import it to use it."""
+    directory = tmp_path_factory.mktemp("one")
+    write_config(directory)
+    succeed(run(["run", str(directory / "job.yaml"), f"output.directory={directory}/outputs"]))
+    return latents(directory / "outputs/job")
+
+
 def assert_same_video(directory, reference, tolerance=1e-5):
     """The final latents agree to `tolerance` of their largest value."""
     got, wanted = latents(directory), latents(reference)

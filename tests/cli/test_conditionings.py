@@ -8,7 +8,7 @@ from struct import pack
 import numpy
 import pytest
 
-from engine import assert_fails, in_tmp_path, latents, mpirun, run, succeed, write_config
+from engine import assert_fails, close, in_tmp_path, latents, mpirun, run, succeed, write_config
 
 OUTPUT = Path("outputs/job")
 TEXTS = ["a red circle moving left on a black background", "a blue square moving right on a black background",
@@ -31,10 +31,6 @@ def write_job(prompts, **request):
     several = [{"text": text, "weight": 1 + i, **({"mask": ["left.png", "right.png"][i % 2]} if i else {})}
                for i, text in enumerate(TEXTS[:prompts])]
     write_config(".", request={"prompt": "", "prompts": several, **request})
-
-
-def close(a, b):
-    return numpy.linalg.norm(a - b) <= 1e-5 * numpy.linalg.norm(b)
 
 
 @pytest.mark.parametrize("prompts", [1, 2, 3, 5])

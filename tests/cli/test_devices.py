@@ -3,25 +3,12 @@
 import json
 from pathlib import Path
 
-import numpy
 import pytest
 
-from engine import in_tmp_path, latents, mpirun, run, succeed, write_config
+from engine import close, in_tmp_path, latents, mpirun, one_rank, run, succeed, write_config
 
 OUTPUT = Path("outputs/job")
 PAIR = "devices=[{device: cpu, weight: 2}, {device: cpu, weight: 1}]"
-
-
-def close(a, b):
-    return numpy.linalg.norm(a - b) <= 1e-5 * numpy.linalg.norm(b)
-
-
-@pytest.fixture(scope="module")
-def one_rank(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("one")
-    write_config(directory)
-    succeed(run(["run", str(directory / "job.yaml"), f"output.directory={directory}/outputs"]))
-    return latents(directory / OUTPUT)
 
 
 def test_unequal_ranks_under_mpirun(one_rank):

@@ -3,20 +3,15 @@
 import json
 from pathlib import Path
 
-import numpy
 import pytest
 
-from engine import assert_fails, in_tmp_path, latents, mpirun, run, succeed, write_config
+from engine import assert_fails, close, in_tmp_path, latents, mpirun, one_rank, run, succeed, write_config
 
 OUTPUT = Path("outputs/job")
 AUTO = "devices=[{device: cpu, weight: auto}, {device: cpu, weight: auto}]"
 CP_2 = "infer.diffusion.cp_size=2"
 CACHE = {"FRAMESHARD_CACHE": "cache"}
 SPEEDS = Path("cache/speeds.json")
-
-
-def close(a, b):
-    return numpy.linalg.norm(a - b) <= 1e-5 * numpy.linalg.norm(b)
 
 
 def run_auto(*overrides, env=None, ranks=None):
@@ -38,14 +33,6 @@ def set_speeds(*speeds):
     keys = sorted(known())
     assert len(keys) == len(speeds), keys
     SPEEDS.write_text(json.dumps({"operations_per_second": dict(zip(keys, speeds))}))
-
-
-@pytest.fixture(scope="module")
-def one_rank(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("one")
-    write_config(directory)
-    succeed(run(["run", str(directory / "job.yaml"), f"output.directory={directory}/outputs"]))
-    return latents(directory / OUTPUT)
 
 
 @pytest.mark.parametrize("ranks", [None, 2], ids=["threads", "mpirun"])

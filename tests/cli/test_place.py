@@ -8,7 +8,7 @@ import numpy
 import pytest
 from safetensors.numpy import save_file
 
-from engine import assert_fails, in_tmp_path, latents, mpirun, run, succeed, write_config
+from engine import assert_fails, in_tmp_path, latents, mpirun, one_rank, run, succeed, write_config
 
 OUTPUT = Path("outputs/job")
 TWO_CPUS = "devices=[{device: cpu}, {device: cpu}]"
@@ -16,14 +16,6 @@ TWO_CPUS = "devices=[{device: cpu}, {device: cpu}]"
 
 def warnings(result):
     return [line for line in result.err.splitlines() if "warning" in line]
-
-
-@pytest.fixture(scope="module")
-def one_rank(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("one")
-    write_config(directory)
-    succeed(run(["run", str(directory / "job.yaml"), f"output.directory={directory}/outputs"]))
-    return latents(directory / OUTPUT)
 
 
 # ---- devices ----
