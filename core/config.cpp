@@ -284,6 +284,7 @@ RunConfig one_video_config(const RunConfig& config, const RequestConfig& request
                 .infer = config.infer,
                 .devices = config.devices,
                 .place = config.place,
+                .lora = config.lora,
                 .lossy = config.lossy,
                 .scheduler = config.scheduler,
                 .output = config.output,
@@ -314,7 +315,8 @@ std::string config_hash(const RunConfig& config) {
   for (const auto& [key, value] : flatten(config)) {
     if (under(key, {"infer.", "output.", "devices", "place."}) || key == "request.id") continue;
     if (config.lossy == LossyConfig() && under(key, {"lossy."})) continue;
-    if (under(key, {"request.prompts", "request.context"}) && (value == "[]" || value == "null")) continue;
+    if (under(key, {"request.prompts", "request.context", "lora"}) && (value == "[]" || value == "null"))
+      continue;
     text += key + "=" + value + "\n";
   }
   return fmt::format("{:016x}", fnv1a(text));

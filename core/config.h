@@ -240,6 +240,27 @@ struct PlaceConfig {
   }
 };
 
+/// One of `lora:`.
+struct LoraConfig {
+  std::string path;
+  double scale = 1;
+  bool merge = false;
+
+  bool operator==(const LoraConfig&) const = default;
+
+  template <class Visitor, class Self>
+  static void fields(Visitor& visit, Self& self) {
+    visit("path", self.path,
+          "a .safetensors file of low-rank changes, with names as diffusers, ComfyUI or kohya have them",
+          required(), non_empty());
+    visit("scale", self.scale, "how much they count, on top of the file's own alpha",
+          in_range(-100.0, 100.0));
+    visit("merge", self.merge,
+          "added to the weights once, which is faster; else computed beside them, which leaves the weights "
+          "as they are");
+  }
+};
+
 /// `lossy:` what trades exactness for time or memory. Part of what determines the result.
 struct LossyConfig {
   double step_cache = 0.0;
@@ -307,6 +328,7 @@ struct RunConfig {
   InferConfig infer;
   std::vector<DeviceConfig> devices;
   PlaceConfig place;
+  std::vector<LoraConfig> lora;
   LossyConfig lossy;
   SchedulerConfig scheduler;
   OutputConfig output;
@@ -325,6 +347,7 @@ struct RunConfig {
     visit("devices", self.devices,
           "one for each rank, with its speed; empty: what infer.device says, all alike");
     visit("place", self.place, "what is loaded where");
+    visit("lora", self.lora, "low-rank changes of the denoiser, all of which count");
     visit("lossy", self.lossy, "what trades exactness for time or memory");
     visit("scheduler", self.scheduler, "what differs from the checkpoint's scheduler");
     visit("output", self.output, "what is written and where");

@@ -85,6 +85,7 @@ Job open_job(const std::string& config, const std::vector<std::string>& override
   job.requests = all_requests(job.config);
   job.checkpoint = open_checkpoint(job.config.model.path);
   job.checkpoint->schedule(job.config.scheduler, 2);  // the scheduler's settings are checked when it is made
+  job.lora = check_lora(job.config.lora, *job.checkpoint);
   check_requests(job);
   job.units = units_of(job);
   job.directory = std::filesystem::path(job.config.output.directory) / job.config.name;
@@ -94,7 +95,9 @@ Job open_job(const std::string& config, const std::vector<std::string>& override
 ModelFacts model_facts(const Job& job, const std::string& device) {
   const at::Device type(device == "cuda" ? at::kCUDA : at::kCPU);
   const RankParts parts = parts_of(job.config, type, 0);
-  return job.checkpoint->facts(parts.denoiser.dtype, parts.vae.dtype);
+  ModelFacts facts = job.checkpoint->facts(parts.denoiser.dtype, parts.vae.dtype);
+  facts.denoiser_bytes += job.lora.adapter_values * facts.element_bytes;
+  return facts;
 }
 
 namespace {
@@ -121,7 +124,8 @@ PlanMachine describe_machine(const Job& job, const RankPlace& place, int world, 
   const at::Device type(machine.device == "cuda" ? at::kCUDA : at::kCPU);
   if (job.config.lossy.float8_linear) require_float8(rank_device(job.config, place));
   machine.backend = resolve_backend(infer.backend, place.under_mpi, type, own_gpu);
-  machine.shared_weights = world > 1 && machine.device == "cpu" && (!place.under_mpi || infer.share_weights);
+  const bool processes_share = infer.share_weights && !job.lora.changes_weights;  // see model_parts.cpp
+  machine.shared_weights = world > 1 && machine.device == "cpu" && (!place.under_mpi || processes_share);
   machine.memory_bytes = smallest_memory(job.config, place, machine);
   machine.threads_per_rank = int(infer.threads_per_rank.value.value_or(omp_threads(place.cores)));
   describe_places(machine, job.config);
@@ -139,6 +143,7 @@ std::vector<std::pair<std::string, std::string>> identity(const Job& job) {
   for (const auto& [request, fault] : job.faults) faults += fmt::format("{} ", request);
   keys.emplace_back("requests that cannot be made", faults);
   keys.emplace_back(weights_key, job.checkpoint->fingerprint());
+  if (!job.lora.identity.empty()) keys.emplace_back("the content of lora's files", job.lora.identity);
   for (size_t i = 0; i < job.requests.size(); ++i) {
     const RequestConfig& request = job.requests[i];
     if (job.faults.contains(i)) continue;

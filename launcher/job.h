@@ -5,6 +5,7 @@
 #include <mutex>
 
 #include "core/config.h"
+#include "launcher/lora.h"
 #include "launcher/ranks.h"
 #include "models/checkpoint.h"
 #include "parallel/plan.h"
@@ -33,6 +34,7 @@ struct Job {
   std::vector<UnitState> found;         ///< a state a unit, once survey_outputs() has looked
   bool fail_fast = true;
   CheckpointPtr checkpoint;
+  LoraFacts lora;
   std::filesystem::path directory;  ///< of the run
   std::string failure_token;        ///< the same on every rank
 
@@ -50,8 +52,9 @@ struct Job {
   RunConfig unit_config(const Unit& unit) const;
 };
 
-/// Reads and checks the configuration and the checkpoint's headers. Throws as their readers do. Without
-/// `fail_fast`, requests of a list that cannot be made are faults, as long as one can be made.
+/// Reads and checks the configuration, the checkpoint's headers and the files of `lora`. Throws as their
+/// readers do. Without `fail_fast`, requests of a list that cannot be made are faults, as long as one can be
+/// made.
 Job open_job(const std::string& config, const std::vector<std::string>& overrides, bool fail_fast = true);
 
 /// What this host sees of each unit. A single request, and one that is to be overwritten, counts as missing.

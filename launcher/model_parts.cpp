@@ -69,8 +69,11 @@ void ModelParts::load() {
 void ModelParts::take_denoiser() {
   if (denoiser_) return;
   denoiser_ = cache_.denoisers.take(parts_.denoiser.device, [&] {
+    // Who changes weights needs a copy of its own: what processes share on a CPU is protected from writing.
+    const bool own_copy = job_.lora.changes_weights && parts_.denoiser.device.is_cpu();
     auto loaded = job_.checkpoint->load_denoiser(
-        {parts_.denoiser.dtype, parts_.denoiser.device, denoiser_group_.get()});
+        {parts_.denoiser.dtype, parts_.denoiser.device, own_copy ? nullptr : denoiser_group_.get()});
+    use_lora_files(job_.config.lora, *loaded);
     if (job_.config.lossy.float8_linear) loaded->quantize_linear();
     return loaded;
   });

@@ -167,12 +167,12 @@ DenoiseWork VideoMaker::work_of(const RequestConfig& request) const {
 ResumeFile VideoMaker::resume_file(const Unit& unit) const {
   RunConfig config = job_.unit_config(unit);
   config.lossy.vae_tiling = LossyConfig().vae_tiling;  // no matter of the latents
-  // Masks of other content under the same name make another video.
+  // Masks and low-rank changes of other content under the same name make another video.
   const RequestConfig& request = job_.requests[unit.request];
-  const std::string masks = request.prompts.empty() ? "" : masks_identity(request);
+  const std::string contents = (request.prompts.empty() ? "" : masks_identity(request)) + job_.lora.identity;
   return ResumeFile(
       job_.unit_directory(unit),
-      masks.empty() ? config_hash(config) : fmt::format("{:016x}", fnv1a(config_hash(config) + masks)));
+      contents.empty() ? config_hash(config) : fmt::format("{:016x}", fnv1a(config_hash(config) + contents)));
 }
 
 // The ranks of a replica get the signal at different moments, and must leave at the same step.

@@ -25,8 +25,18 @@ class DenoiserSource {
 
 class Checkpoint : public DenoiserSource {
  public:
-  /// Differs between ranks that see different weights: file names, sizes and header hashes, a line each.
+  /// Differs between ranks that see different weights: WeightFiles::fingerprint() of all parts, and their
+  /// settings.
   virtual std::string fingerprint() const = 0;
+  /// The same of what determines a part's results alone: its weights, its settings, the tokenizer's files.
+  virtual std::string text_encoder_fingerprint() const { return fingerprint(); }
+  virtual std::string vae_fingerprint() const { return fingerprint(); }
+
+  /// By which its scheduler moves noise levels towards noise (flow matching); 1: not at all.
+  virtual double flow_shift() const = 0;
+
+  /// Of which only the names and shapes of weights() are there, for what must fit them.
+  virtual std::unique_ptr<Denoiser> denoiser_without_weights() const = 0;
 
   // Each call reads the weights from disk into their final place, as load_denoiser() does.
   virtual std::unique_ptr<TextEncoder> load_text_encoder(const LoadOptions& options) const = 0;

@@ -10,6 +10,7 @@
 #include <ATen/ATen.h>
 
 #include "core/error.h"
+#include "models/weights.h"
 #include "parallel/sequence.h"
 
 namespace frameshard {
@@ -29,6 +30,20 @@ struct TextContext {
 
 struct StepCache;
 
+/// Runs the blocks of a denoiser that is trained. Here comes in who gathers a block's weights before it, or
+/// has it computed again in the backward pass.
+class BlockRunner {
+ public:
+  using Inputs = std::vector<at::Tensor>;
+  using Block = std::function<at::Tensor(const Inputs& inputs)>;
+  virtual ~BlockRunner() = default;
+  /// block(inputs), differentiable by the inputs and by the block's weights. All else that `block` reads must
+  /// stay as it is until the backward pass has ended.
+  virtual at::Tensor run(size_t index, const Block& block, const Inputs& inputs) const {
+    return block(inputs);
+  }
+};
+
 class Denoiser {
  public:
   virtual ~Denoiser() = default;
@@ -42,6 +57,18 @@ class Denoiser {
   at::Tensor predict(const at::Tensor& latents, const at::Tensor& timestep, const TextContext& text,
                      const ParallelSequence& sequence) const {
     return predict(latents, timestep, text, sequence, nullptr);
+  }
+  /// As predict(), from the text's embedding [B, T, text_dim], with gradients by the weights that require
+  /// them: each rank of the sequence has its share of them, and they add up.
+  virtual at::Tensor predict_for_training(const at::Tensor& latents, const at::Tensor& timestep,
+                                          const at::Tensor& text, const ParallelSequence& sequence,
+                                          const BlockRunner& runner) const {
+    require(false, "this denoiser cannot be trained");
+    return {};
+  }
+  /// Its weights and layers; what the list points at may be changed while nobody uses the denoiser.
+  virtual const WeightList& weights() const {
+    fail(ExitCode::internal, "this denoiser does not show its weights");
   }
   /// Timesteps [n] -> how far what modulates the blocks moves from each to the next, [n - 1]: the L1 norm of
   /// the difference over that of the former.
@@ -87,6 +114,10 @@ class Vae {
   /// Frames [B, 3, 4k+1, H, W] in [-1, 1] -> mean and log variance of the latents, [B, 2C, k+1, h, w], before
   /// normalisation.
   virtual at::Tensor encode(const at::Tensor& frames) const = 0;
+  /// That mean [B, C, k+1, h, w] -> latents as denoising ends with them, float32: what decode() takes.
+  virtual at::Tensor normalised(const at::Tensor& mean) const {
+    fail(ExitCode::internal, "this VAE does not normalise latents");
+  }
 };
 
 /// The solver of one request: it holds the history of that request.

@@ -2,35 +2,16 @@
 
 #include <map>
 
-#include "core/failure.h"
+#include "core/error.h"
 #include "core/host.h"
 #include "core/log.h"
+#include "parallel/comm/settle.h"
 #include "parallel/comm/text.h"
 
 namespace frameshard {
 namespace {
 
 constexpr int64_t alignment = 64;
-
-// All ranks end as the lowest one that failed does; it keeps its exception.
-void settle(Communicator& host, const std::function<void()>& action) {
-  Failure mine{.code = ExitCode::ok, .message = ""};
-  std::exception_ptr thrown;
-  try {
-    action();
-  } catch (...) {
-    mine = current_failure();
-    thrown = std::current_exception();
-  }
-  host.barrier();  // unlike other collectives it leaves the core to those that still read
-  const auto codes = gather_texts(host, std::to_string(int(mine.code)));
-  const auto messages = gather_texts(host, mine.message);
-  for (size_t rank = 0; rank < codes.size(); ++rank) {
-    if (codes[rank] == "0") continue;
-    if (int(rank) == host.rank()) std::rethrow_exception(thrown);
-    throw Error(ExitCode(std::stoi(codes[rank])), messages[rank]);
-  }
-}
 
 // Runs `action`; what it throws is text.
 template <class Action>

@@ -49,6 +49,7 @@ void WeightList::add_alias(const std::string& alias) {
 void WeightList::add_layer(const std::string& name, std::vector<int64_t> weight_shape, Linear& target,
                            bool keep_float32) {
   const int64_t out = weight_shape.front();
+  layers_.push_back({.name = name, .weight_shape = weight_shape, .layer = &target, .computed = &target});
   add(name + ".weight", std::move(weight_shape), target.weight);
   slots_.back().keep_float32 = keep_float32;
   add(name + ".bias", {out}, target.bias);
@@ -57,7 +58,13 @@ void WeightList::add_layer(const std::string& name, std::vector<int64_t> weight_
 
 void WeightList::stack(const std::vector<Linear*>& layers, Linear& whole) {
   std::vector<at::Tensor*> weights, biases;
+  int64_t rows = 0;
   for (Linear* layer : layers) {
+    const auto slot =
+        std::find_if(layers_.begin(), layers_.end(), [&](auto& each) { return each.layer == layer; });
+    require(slot != layers_.end(), "stacks a layer that was not added");
+    slot->computed = &whole;
+    slot->first_row = std::exchange(rows, rows + slot->weight_shape.front());
     weights.push_back(&layer->weight);
     biases.push_back(&layer->bias);
   }
@@ -159,6 +166,12 @@ void move_weights(const WeightList& list, const at::Device& device) {
     // A part may have been given up for its whole (float8).
     if (slot.whole && slot.target->defined()) {
       *slot.target = slot.whole->narrow(0, slot.first_row, slot.shape[0]);
+    }
+  }
+  for (const LayerSlot& layer : list.layers()) {
+    for (LowRank& change : layer.computed->adapters) {
+      change.a = change.a.to(device);
+      change.b = change.b.to(device);
     }
   }
 }

@@ -23,9 +23,28 @@ struct LoadOptions {
   const HostGroup* host = nullptr;
 };
 
+/// A low-rank change of some of a layer's outputs (LoRA, https://arxiv.org/abs/2106.09685): scale * b (a x)
+/// is added to outputs [first_row, first_row + rows).
+struct LowRank {
+  at::Tensor a;  ///< [r, in]
+  at::Tensor b;  ///< [rows, r]
+  double scale = 1;
+  int64_t first_row = 0;
+};
+
 struct Linear {
   at::Tensor weight, bias;
   at::Tensor scale{};  ///< [out] float32 where `weight` is in 8-bit floats (common/float8.h), else undefined
+  std::vector<LowRank> adapters{};
+};
+
+/// A layer of add_layer(), by its name without ".weight".
+struct LayerSlot {
+  std::string name;
+  std::vector<int64_t> weight_shape;  ///< [out, in, kernel…]
+  Linear* layer;                      ///< its own weight and bias
+  Linear* computed;       ///< the layer that the model applies: `layer`, or the one that it is stacked into
+  int64_t first_row = 0;  ///< of `computed`
 };
 
 /// Where a weight goes and what it must look like.
@@ -59,6 +78,7 @@ class WeightList {
   void ignore_suffix(const std::string& suffix) { ignored_.push_back(suffix); }
 
   const std::vector<WeightSlot>& slots() const { return slots_; }
+  const std::vector<LayerSlot>& layers() const { return layers_; }
   bool ignores(const std::string& name) const;
   /// Bytes on the device when loaded with this dtype.
   int64_t bytes(at::ScalarType dtype) const;
@@ -67,6 +87,7 @@ class WeightList {
   void stack(const std::vector<at::Tensor*>& targets, at::Tensor& whole);
 
   std::vector<WeightSlot> slots_;
+  std::vector<LayerSlot> layers_;
   std::vector<std::string> ignored_;
 };
 
@@ -88,8 +109,8 @@ void read_weight(const WeightSlot& slot, const WeightFiles& files);
 /// (models/weight_sharing.h).
 void load_weights(const WeightList& list, const WeightFiles& files, const LoadOptions& options);
 
-/// Moves every weight that is there to a device, one after another: no more than a layer's weights are in
-/// both places at once. Parts of a whole stay parts of it.
+/// Moves every weight that is there, and the layers' low-rank changes, to a device, one after another: no
+/// more than a layer's weights are in both places at once. Parts of a whole stay parts of it.
 void move_weights(const WeightList& list, const at::Device& device);
 
 /// Allocates every weight likewise and draws it on the device: norms are 1, all else is normal with a small

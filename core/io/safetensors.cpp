@@ -204,6 +204,18 @@ void check_no_gaps(const fs::path& file, std::vector<TensorEntry> entries, uint6
   }
 }
 
+// Of a few pieces of the data, spread evenly, its start and end among them: weights that were trained on
+// differ there.
+uint64_t hash_samples(const OpenFile& in, uint64_t begin, uint64_t end) {
+  constexpr uint64_t pieces = 16, piece_bytes = 4096;
+  const uint64_t bytes = std::min(piece_bytes, end - begin), last = end - begin - bytes;
+  std::string samples(pieces * bytes, '\0');
+  for (uint64_t i = 0; i < pieces; ++i) {
+    in.read(samples.data() + i * bytes, bytes, begin + last * i / (pieces - 1), "the data");
+  }
+  return fnv1a(samples);
+}
+
 }  // namespace
 
 std::string format_shape(at::IntArrayRef shape) {
@@ -251,8 +263,9 @@ void WeightFiles::add_file(const fs::path& file) {
     }
   }
   files_.push_back(file);
-  fingerprints_.push_back(
-      fmt::format("{} {} bytes, header {:016x}", file.filename().string(), file_bytes, fnv1a(text)));
+  fingerprints_.push_back(fmt::format("{} {} bytes, header {:016x}, samples {:016x}",
+                                      file.filename().string(), file_bytes, fnv1a(text),
+                                      hash_samples(in, data_start, file_bytes)));
 }
 
 void WeightFiles::add_shards(const fs::path& index) {
@@ -274,6 +287,17 @@ void WeightFiles::add_shards(const fs::path& index) {
            one_line(shard));
     }
   }
+}
+
+std::map<std::string, std::string> read_safetensors_metadata(const fs::path& file) {
+  if (!fs::is_regular_file(file)) fail(ExitCode::missing_file, "{}: no such file", file.string());
+  const Json header = parse_header(file, read_header(OpenFile(file), file, fs::file_size(file)));
+  std::map<std::string, std::string> metadata;
+  if (!header.contains("__metadata__")) return metadata;
+  for (const auto& [key, value] : header.at("__metadata__").items()) {
+    if (value.is_string()) metadata[key] = value.get<std::string>();
+  }
+  return metadata;
 }
 
 WeightFiles WeightFiles::open(const fs::path& file) {

@@ -41,7 +41,8 @@ class WeightFiles {
   /// Reads a tensor as it is stored, onto the CPU.
   at::Tensor read(const std::string& name) const;
 
-  /// Names, sizes and header hashes of the files, a line each: ranks that see other weights differ here.
+  /// Names, sizes, and hashes of the headers and of samples of the data of the files, a line each: ranks that
+  /// see other weights differ here.
   std::string fingerprint() const;
 
  private:
@@ -58,6 +59,10 @@ using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
 /// Writes CPU tensors to `file`, which appears only when complete. 74 where it cannot be written.
 void write_safetensors(const std::filesystem::path& file, const NamedTensors& tensors,
                        const std::map<std::string, std::string>& metadata = {});
+
+/// What a file's header says beside its tensors. Texts alone count, as the format wants; 65 and 66 as opening
+/// it.
+std::map<std::string, std::string> read_safetensors_metadata(const std::filesystem::path& file);
 
 /// "BF16" and the like; 65 for a name that LibTorch has no type for.
 at::ScalarType dtype_from_safetensors(const std::string& name, const std::string& context);

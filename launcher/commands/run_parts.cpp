@@ -27,6 +27,7 @@ void print_plan(const RunPlan& plan, const Job& job, int rank) {
   const at::Device type(plan.machine.device == "cuda" ? at::kCUDA : at::kCPU);
   warn_of_slow_dtype(denoiser_dtype(job.config, type), type);
   for (const std::string& note : placement_notes(job.config)) log::warning("{}", note);
+  for (const std::string& note : job.lora.notes) log::info("{}", note);
   constexpr int64_t tolerated = 4;  // times the cores
   const int64_t threads = job.config.infer.threads_per_rank.value.value_or(1);
   if (threads > tolerated * allowed_cores()) {

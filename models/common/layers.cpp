@@ -6,6 +6,7 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <c10/core/GradMode.h>
 
+#include "models/common/adapted_linear.h"
 #include "models/common/float8.h"
 #include "models/common/fused.h"
 
@@ -23,13 +24,19 @@ bool onednn_is_faster() {
 #endif
 }
 
-}  // namespace
-
-at::Tensor apply(const Linear& layer, const at::Tensor& x) {
+// Without low-rank changes.
+at::Tensor apply_base(const Linear& layer, const at::Tensor& x) {
   if (layer.scale.defined()) return apply_float8(layer, x);
   const bool plain =
       x.is_cpu() && x.scalar_type() == at::kFloat && x.numel() > 0 && !c10::GradMode::is_enabled();
   return plain && onednn_is_faster() ? apply_by_onednn(layer, x) : at::linear(x, layer.weight, layer.bias);
+}
+
+}  // namespace
+
+at::Tensor apply(const Linear& layer, const at::Tensor& x) {
+  if (layer.adapters.empty()) return apply_base(layer, x);
+  return apply_adapted(layer, x, [&](const at::Tensor& rows) { return apply_base(layer, rows); });
 }
 
 at::Tensor apply_by_onednn(const Linear& layer, const at::Tensor& x) {
@@ -44,7 +51,7 @@ at::Tensor apply_by_onednn(const Linear& layer, const at::Tensor& x) {
 
 at::Tensor apply_gelu(const Linear& layer, const at::Tensor& x) {
   if (!x.is_cuda() || layer.scale.defined() || x.numel() == 0 || !layer.bias.defined() ||
-      c10::GradMode::is_enabled()) {
+      !layer.adapters.empty() || c10::GradMode::is_enabled()) {
     return gelu_tanh(apply(layer, x));
   }
   // On CUDA this operation's GELU is the one by tanh; on a CPU it would be the exact one.

@@ -123,14 +123,26 @@ at::Tensor Dit::by_heads(const at::Tensor& x) const {
   return x.unflatten(-1, {config_.heads, config_.head_dim});
 }
 
+// [B, T, text_dim] -> [B, T', d] and the weights of its rows.
+TextRows Dit::embed_text(const at::Tensor& text) const {
+  TextRows rows = text_rows(text.to(dtype_), dtype_);
+  rows.text = apply(text_out_, apply_gelu(text_in_, rows.text));
+  return rows;
+}
+
+Dit::TextKeys Dit::text_keys(const BlockWeights& block, const TextRows& text) const {
+  const auto kv = apply(block.cross.joined, text.text).chunk(2, -1);
+  return {rms_norm_rotate(kv[0], block.cross.norm_k, config_.heads, {}, config_.eps),
+          by_heads(kv[1]).contiguous(), text.weight};
+}
+
 TextContext Dit::prepare(const at::Tensor& text) const {
-  const TextRows rows = text_rows(text.to(dtype_), dtype_);
-  const at::Tensor embedded = apply(text_out_, apply_gelu(text_in_, rows.text));
-  TextContext context{.k = {}, .v = {}, .weight = rows.weight};
+  const TextRows embedded = embed_text(text);
+  TextContext context{.k = {}, .v = {}, .weight = embedded.weight};
   for (const BlockWeights& block : blocks_) {
-    const auto kv = apply(block.cross.joined, embedded).chunk(2, -1);
-    context.k.push_back(rms_norm_rotate(kv[0], block.cross.norm_k, config_.heads, {}, config_.eps));
-    context.v.push_back(by_heads(kv[1]).contiguous());
+    TextKeys keys = text_keys(block, embedded);
+    context.k.push_back(std::move(keys.k));
+    context.v.push_back(std::move(keys.v));
   }
   return context;
 }
@@ -165,15 +177,14 @@ at::Tensor Dit::self_attention(const BlockWeights& block, at::Tensor x, const at
 }
 
 // Text is whole on every rank, so cross-attention moves nothing.
-at::Tensor Dit::cross_attention(const BlockWeights& block, const at::Tensor& x, const TextContext& text,
-                                size_t layer) const {
+at::Tensor Dit::cross_attention(const BlockWeights& block, const at::Tensor& x, const TextKeys& text) const {
   const at::Tensor normed =
       config_.cross_attention_norm
           ? layer_norm_float32(x, block.cross_norm_weight, block.cross_norm_bias, config_.eps).to(dtype_)
           : x;
   const at::Tensor q =
       rms_norm_rotate(apply(block.cross.q, normed), block.cross.norm_q, config_.heads, {}, config_.eps);
-  return apply(block.cross.out, attend_weighted(q, text.k[layer], text.v[layer], text.weight).flatten(2));
+  return apply(block.cross.out, attend_weighted(q, text.k, text.v, text.weight).flatten(2));
 }
 
 at::Tensor Dit::feed_forward(const BlockWeights& block, const at::Tensor& x) const {
@@ -207,45 +218,81 @@ std::vector<double> Dit::modulation_changes(const at::Tensor& timesteps) const {
 }
 
 // x [B, S_mine, d] -> the same; may use the memory of x.
-at::Tensor Dit::run_blocks(at::Tensor x, const at::Tensor& time, const TextContext& text,
-                           const at::Tensor& rope, const ParallelSequence& sequence) const {
+at::Tensor Dit::run_block(const BlockWeights& block, at::Tensor x, const TextKeys& text,
+                          const Pass& pass) const {
+  const Modulation m = modulate(block, pass.time);
+  // No part's intermediate results outlive it.
+  x = gated_sum(x,
+                self_attention(block, norm_modulate(x, m.attention_scale, m.attention_shift, config_.eps),
+                               pass.rope, pass.sequence),
+                m.attention_gate);
+  x = x + cross_attention(block, x, text);
+  return gated_sum(x, feed_forward(block, norm_modulate(x, m.ffn_scale, m.ffn_shift, config_.eps)),
+                   m.ffn_gate);
+}
+
+at::Tensor Dit::run_blocks(at::Tensor x, const TextContext& text, const Pass& pass) const {
   for (size_t i = 0; i < blocks_.size(); ++i) {
-    const BlockWeights& block = blocks_[i];
-    const Modulation m = modulate(block, time);
-    // No part's intermediate results outlive it.
-    x = gated_sum(x,
-                  self_attention(block, norm_modulate(x, m.attention_scale, m.attention_shift, config_.eps),
-                                 rope, sequence),
-                  m.attention_gate);
-    x = x + cross_attention(block, x, text, i);
-    x = gated_sum(x, feed_forward(block, norm_modulate(x, m.ffn_scale, m.ffn_shift, config_.eps)),
-                  m.ffn_gate);
+    x = run_block(blocks_[i], std::move(x), {text.k[i], text.v[i], text.weight}, pass);
   }
   return x;
 }
 
+std::vector<int64_t> Dit::grid_of(const at::Tensor& latents) const {
+  return {latents.size(2) / config_.patch[0], latents.size(3) / config_.patch[1],
+          latents.size(4) / config_.patch[2]};
+}
+
+// [B, C, F, h, w] -> [B, S_mine, d]; a convolution whose stride is its kernel is a product over patches.
+at::Tensor Dit::enter(const at::Tensor& latents, const ParallelSequence& sequence) const {
+  const at::Tensor patches = sequence.enter(patchify(latents.to(dtype_), config_.patch));
+  return apply({.weight = patch_embedding_.weight.flatten(1),
+                .bias = patch_embedding_.bias,
+                .adapters = patch_embedding_.adapters},
+               patches);
+}
+
+at::Tensor Dit::leave(const at::Tensor& x, const at::Tensor& time, const std::vector<int64_t>& grid,
+                      const ParallelSequence& sequence) const {
+  const auto parts = (modulation_ + time.unsqueeze(1)).chunk(2, 1);  // shift, scale: [B, 1, d]
+  const at::Tensor normed = norm_modulate(x, parts[1], parts[0], config_.eps);
+  return unpatchify(sequence.leave(apply(projection_, normed)), config_.patch, grid);
+}
+
 at::Tensor Dit::predict(const at::Tensor& latents, const at::Tensor& timestep, const TextContext& text,
                         const ParallelSequence& sequence, StepCache* cache) const {
-  const std::vector<int64_t> grid{latents.size(2) / config_.patch[0], latents.size(3) / config_.patch[1],
-                                  latents.size(4) / config_.patch[2]};
-  const at::Tensor rope_here = sequence.positions(rope(grid, latents.device()));
-  // [B, C, F, h, w] -> [B, S_mine, d]; a convolution whose stride is its kernel is a product over patches.
-  const at::Tensor patches = sequence.enter(patchify(latents.to(dtype_), config_.patch));
-  at::Tensor x = apply({patch_embedding_.weight.flatten(1), patch_embedding_.bias}, patches);
-
+  const auto grid = grid_of(latents);
+  at::Tensor x = enter(latents, sequence);
   const Time time = embed(timestep);
   if (cache && cache->reuse) {
     x = x + cache->residual;
   } else {
     if (cache) cache->residual = x.clone();  // blocks may use the memory of x
-    x = run_blocks(std::move(x), time.modulation, text, rope_here, sequence);
+    x = run_blocks(std::move(x), text,
+                   {time.modulation, sequence.positions(rope(grid, latents.device())), sequence});
     if (cache) at::sub_out(cache->residual, x, cache->residual);
   }
+  return leave(x, time.embedded, grid, sequence);
+}
 
-  const auto parts = (modulation_ + time.embedded.unsqueeze(1)).chunk(2, 1);  // shift, scale: [B, 1, d]
-  const at::Tensor normed = norm_modulate(x, parts[1], parts[0], config_.eps);
-  const at::Tensor whole = sequence.leave(apply(projection_, normed));
-  return unpatchify(whole, config_.patch, grid);
+at::Tensor Dit::predict_for_training(const at::Tensor& latents, const at::Tensor& timestep,
+                                     const at::Tensor& text, const ParallelSequence& sequence,
+                                     const BlockRunner& runner) const {
+  const auto grid = grid_of(latents);
+  const at::Tensor positions = sequence.positions(rope(grid, latents.device()));
+  at::Tensor x = enter(latents, sequence);
+  const Time time = embed(timestep);
+  const TextRows embedded = embed_text(text);
+  for (size_t i = 0; i < blocks_.size(); ++i) {
+    // A block makes its own keys and values of the text, so that all use of its weights lies within it.
+    const BlockRunner::Block block = [this, i, positions, &sequence,
+                                      weight = embedded.weight](const BlockRunner::Inputs& in) {
+      return run_block(blocks_[i], in[0], text_keys(blocks_[i], {in[2], weight}),
+                       {in[1], positions, sequence});
+    };
+    x = runner.run(i, block, {x, time.modulation, embedded.text});
+  }
+  return leave(x, time.embedded, grid, sequence);
 }
 
 }  // namespace frameshard::wan

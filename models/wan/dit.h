@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <mutex>
 
+#include "models/common/text_rows.h"
 #include "models/parts.h"
 #include "models/weights.h"
 #include "parallel/plan.h"
@@ -45,7 +46,10 @@ class Dit final : public Denoiser {
   Dit(const Dit&) = delete;
   Dit& operator=(const Dit&) = delete;
 
-  const WeightList& weights() const { return weights_; }
+  const WeightList& weights() const override { return weights_; }
+  at::Tensor predict_for_training(const at::Tensor& latents, const at::Tensor& timestep,
+                                  const at::Tensor& text, const ParallelSequence& sequence,
+                                  const BlockRunner& runner) const override;
 
   at::ScalarType dtype() const override { return dtype_; }
   TextContext prepare(const at::Tensor& text) const override;
@@ -68,12 +72,26 @@ class Dit final : public Denoiser {
   Modulation modulate(const BlockWeights& block, const at::Tensor& time) const;
   at::Tensor self_attention(const BlockWeights& block, at::Tensor x, const at::Tensor& rope,
                             const ParallelSequence& sequence) const;
-  at::Tensor cross_attention(const BlockWeights& block, const at::Tensor& x, const TextContext& text,
-                             size_t layer) const;
+  /// One layer's part of a TextContext.
+  struct TextKeys {
+    at::Tensor k, v, weight;
+  };
+  TextRows embed_text(const at::Tensor& text) const;
+  TextKeys text_keys(const BlockWeights& block, const TextRows& text) const;
+  at::Tensor cross_attention(const BlockWeights& block, const at::Tensor& x, const TextKeys& text) const;
   at::Tensor feed_forward(const BlockWeights& block, const at::Tensor& x) const;
   at::Tensor by_heads(const at::Tensor& x) const;
-  at::Tensor run_blocks(at::Tensor x, const at::Tensor& time, const TextContext& text, const at::Tensor& rope,
-                        const ParallelSequence& sequence) const;
+  /// What is the same for all blocks of a pass but their text.
+  struct Pass {
+    at::Tensor time, rope;  ///< Time::modulation, and the rows of the position table that are this rank's
+    const ParallelSequence& sequence;
+  };
+  at::Tensor run_block(const BlockWeights& block, at::Tensor x, const TextKeys& text, const Pass& pass) const;
+  at::Tensor run_blocks(at::Tensor x, const TextContext& text, const Pass& pass) const;
+  std::vector<int64_t> grid_of(const at::Tensor& latents) const;
+  at::Tensor enter(const at::Tensor& latents, const ParallelSequence& sequence) const;
+  at::Tensor leave(const at::Tensor& x, const at::Tensor& time, const std::vector<int64_t>& grid,
+                   const ParallelSequence& sequence) const;
   void list_weights();
   at::Tensor rope(const std::vector<int64_t>& grid, const at::Device& device) const;
 

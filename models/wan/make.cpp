@@ -1,5 +1,7 @@
 #include "models/wan/make.h"
 
+#include <map>
+
 #include "core/error.h"
 #include "core/hash.h"
 #include "core/io/json_file.h"
@@ -39,11 +41,29 @@ class WanCheckpoint final : public Checkpoint {
     return facts;
   }
 
+  double flow_shift() const override { return FlowSettings::read(scheduler_config(), {}).shift; }
+
   std::string fingerprint() const override {
     return "text_encoder " + text_files_.fingerprint() + "\ntransformer " + dit_files_.fingerprint() +
            "\nvae " + vae_files_.fingerprint() + config_hashes();
   }
+  std::string text_encoder_fingerprint() const override {
+    std::map<std::string, std::string> files;  // by name: a directory has no order
+    for (const auto& entry : std::filesystem::directory_iterator(tokenizer_folder())) {
+      if (entry.is_regular_file()) files[entry.path().filename().string()] = file_hash(entry.path());
+    }
+    std::string text =
+        text_files_.fingerprint() + "\nconfig " + file_hash(folder_ / "text_encoder" / "config.json");
+    for (const auto& [name, hash] : files) text += "\n" + name + " " + hash;
+    return text;
+  }
+  std::string vae_fingerprint() const override {
+    return vae_files_.fingerprint() + "\nconfig " + file_hash(folder_ / "vae" / "config.json");
+  }
 
+  std::unique_ptr<Denoiser> denoiser_without_weights() const override {
+    return std::make_unique<Dit>(dit_config_, at::kFloat);
+  }
   std::unique_ptr<TextEncoder> load_text_encoder(const LoadOptions& options) const override {
     auto encoder = std::make_unique<Umt5>(text_config_);
     encoder->use_tokenizer(Tokenizer(tokenizer_folder()));

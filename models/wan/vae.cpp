@@ -142,6 +142,10 @@ WanVae::WanVae(const VaeConfig& config) : config_(config) {
   decoder_.list(weights_, config);
 }
 
+at::Tensor WanVae::a_channel(const std::vector<double>& numbers, const at::TensorOptions& options) const {
+  return at::tensor(numbers, options.device(at::kCPU)).view({1, -1, 1, 1, 1}).to(options.device());
+}
+
 void WanVae::decode(const at::Tensor& latents, Rows rows,
                     const std::function<void(const at::Tensor&)>& sink) const {
   decode_band(latents, rows, [&](const at::Tensor& frames) { sink(frames.clamp_(-1.0, 1.0)); });
@@ -155,11 +159,7 @@ void WanVae::decode_unlimited(const at::Tensor& latents,
 void WanVae::decode_band(const at::Tensor& latents, Rows rows,
                          const std::function<void(const at::Tensor&)>& sink) const {
   const auto options = dequantize_.weight.options();
-  const std::vector<int64_t> channels{1, config_.latent_channels, 1, 1, 1};
-  const at::Tensor mean =
-      at::tensor(config_.mean, options.device(at::kCPU)).view(channels).to(options.device());
-  const at::Tensor deviation =
-      at::tensor(config_.deviation, options.device(at::kCPU)).view(channels).to(options.device());
+  const at::Tensor mean = a_channel(config_.mean, options), deviation = a_channel(config_.deviation, options);
   const at::Tensor z = convolve(dequantize_, channels_last(latents.to(options) * deviation + mean), 1, 0);
   const DecoderBand band = decoder_.band(rows, z.size(3));
   FrameCache cache;
@@ -179,6 +179,11 @@ at::Tensor WanVae::encode(const at::Tensor& frames) const {
     parts.push_back(encoder_(x.narrow(2, i, 4), cache));
   }
   return convolve(quantize_, at::cat(parts, 2), 1, 0);
+}
+
+at::Tensor WanVae::normalised(const at::Tensor& mean) const {
+  const at::Tensor wide = mean.to(at::kFloat);
+  return (wide - a_channel(config_.mean, wide.options())) / a_channel(config_.deviation, wide.options());
 }
 
 }  // namespace frameshard::wan

@@ -120,9 +120,12 @@ class WanVae final : public Vae {
   void decode_unlimited(const at::Tensor& latents,
                         const std::function<void(const at::Tensor&)>& sink) const override;
   at::Tensor encode(const at::Tensor& frames) const override;
+  at::Tensor normalised(const at::Tensor& mean) const override;
   void move_to(const at::Device& device) override { move_weights(weights_, device); }
 
  private:
+  /// One of the two numbers a channel, [1, C, 1, 1, 1].
+  at::Tensor a_channel(const std::vector<double>& numbers, const at::TensorOptions& options) const;
   void decode_band(const at::Tensor& latents, Rows rows,
                    const std::function<void(const at::Tensor&)>& sink) const;
 

@@ -88,6 +88,28 @@ at::Tensor Communicator::all_gather(const at::Tensor& mine, const Counts& recv) 
   return out;
 }
 
+void Communicator::all_gather_in_place(at::Tensor& whole, const Counts& recv) {
+  check_counts(*this, "all_gather", recv);
+  check_flat(*this, "all_gather", whole, sum(recv));
+  if (size_ == 1) return;
+  const auto me = size_t(rank_);
+  const at::Tensor mine = whole.view({-1}).narrow(0, offsets_of(recv)[me], recv[me]);
+  Gate gate(*this, "all_gather", int64_t(mine.nbytes()) * (size_ - 1));
+  do_all_gather(mine, whole, recv);
+}
+
+std::unique_ptr<PendingExchange> Communicator::start_all_gather(const at::Tensor& mine, const Counts& recv) {
+  check_counts(*this, "all_gather", recv);
+  check_flat(*this, "all_gather", mine, recv[size_t(rank_)]);
+  at::Tensor out = size_ == 1 ? mine.view({-1}) : at::empty({sum(recv)}, mine.options());
+  PendingExchange::Work work;
+  if (size_ > 1) {
+    Gate gate(*this, "all_gather_start", int64_t(mine.nbytes()) * (size_ - 1), Gate::Kind::start);
+    work = do_start_all_gather(mine, out, recv);
+  }
+  return std::make_unique<PendingExchange>(*this, "all_gather_wait", mine, std::move(out), std::move(work));
+}
+
 at::Tensor Communicator::reduce_scatter(const at::Tensor& whole, const Counts& counts) {
   check_counts(*this, "reduce_scatter", counts);
   check_flat(*this, "reduce_scatter", whole, sum(counts));
@@ -97,6 +119,22 @@ at::Tensor Communicator::reduce_scatter(const at::Tensor& whole, const Counts& c
   Gate gate(*this, "reduce_scatter", (whole.numel() - mine) * whole.element_size());
   do_reduce_scatter(whole, out, counts);
   return out;
+}
+
+std::unique_ptr<PendingExchange> Communicator::start_reduce_scatter(const at::Tensor& whole,
+                                                                    const Counts& counts) {
+  check_counts(*this, "reduce_scatter", counts);
+  check_flat(*this, "reduce_scatter", whole, sum(counts));
+  const int64_t mine = counts[size_t(rank_)];
+  at::Tensor out = size_ == 1 ? whole.view({-1}) : at::empty({mine}, whole.options());
+  PendingExchange::Work work;
+  if (size_ > 1) {
+    Gate gate(*this, "reduce_scatter_start", (whole.numel() - mine) * whole.element_size(),
+              Gate::Kind::start);
+    work = do_start_reduce_scatter(whole, out, counts);
+  }
+  return std::make_unique<PendingExchange>(*this, "reduce_scatter_wait", whole, std::move(out),
+                                           std::move(work));
 }
 
 // Checks the arguments of an exchange; memory for what comes.
@@ -130,7 +168,7 @@ std::unique_ptr<PendingExchange> Communicator::start_all_to_all(const at::Tensor
               Gate::Kind::start);
     work = do_start_all_to_all(send, out, send_counts, recv_counts);
   }
-  return std::make_unique<PendingExchange>(*this, send, std::move(out), std::move(work));
+  return std::make_unique<PendingExchange>(*this, "all_to_all_wait", send, std::move(out), std::move(work));
 }
 
 PendingExchange::Work Communicator::do_start_all_to_all(const at::Tensor& send, at::Tensor& out,
@@ -140,8 +178,25 @@ PendingExchange::Work Communicator::do_start_all_to_all(const at::Tensor& send, 
   return {};
 }
 
-PendingExchange::PendingExchange(Communicator& comm, at::Tensor send, at::Tensor out, Work work)
-    : comm_(comm), send_(std::move(send)), out_(std::move(out)), work_(std::move(work)) {
+PendingExchange::Work Communicator::do_start_all_gather(const at::Tensor& mine, at::Tensor& out,
+                                                        const Counts& recv) {
+  do_all_gather(mine, out, recv);
+  return {};
+}
+
+PendingExchange::Work Communicator::do_start_reduce_scatter(const at::Tensor& whole, at::Tensor& out,
+                                                            const Counts& counts) {
+  do_reduce_scatter(whole, out, counts);
+  return {};
+}
+
+PendingExchange::PendingExchange(Communicator& comm, const char* wait_name, at::Tensor send, at::Tensor out,
+                                 Work work)
+    : comm_(comm),
+      wait_name_(wait_name),
+      send_(std::move(send)),
+      out_(std::move(out)),
+      work_(std::move(work)) {
   ++comm_.pending_;
 }
 
@@ -152,7 +207,7 @@ PendingExchange::~PendingExchange() {
 at::Tensor PendingExchange::wait() {
   require(out_.defined(), "an exchange on {}, rank {}, was waited for twice", comm_.name(), comm_.rank());
   if (work_) {
-    Communicator::Gate gate(comm_, "all_to_all_wait", 0, Communicator::Gate::Kind::wait);
+    Communicator::Gate gate(comm_, wait_name_, 0, Communicator::Gate::Kind::wait);
     std::exchange(work_, nullptr)();
   }
   send_.reset();

@@ -27,22 +27,24 @@ struct CommStats {
   double seconds = 0;      ///< inside collectives, waiting included; under NCCL until the work is enqueued
 };
 
-/// An all_to_all that was started. Dropped without wait() only where this rank fails.
+/// A collective that was started. Dropped without wait() only where this rank fails.
 class PendingExchange {
  public:
   /// What wait() still has to do; empty where the backend was done at the start. Owns what it needs.
   using Work = std::function<void()>;
 
-  PendingExchange(Communicator& comm, at::Tensor send, at::Tensor out, Work work);
+  /// `wait_name`: what traces call the wait; a literal.
+  PendingExchange(Communicator& comm, const char* wait_name, at::Tensor send, at::Tensor out, Work work);
   PendingExchange(const PendingExchange&) = delete;
   PendingExchange& operator=(const PendingExchange&) = delete;
   ~PendingExchange();
 
-  /// What all_to_all returns, for use on the current stream; once.
+  /// What the collective returns, for use on the current stream; once.
   at::Tensor wait();
 
  private:
   Communicator& comm_;
+  const char* wait_name_;
   at::Tensor send_, out_;  // both in use until it has ended
   Work work_;
 };
@@ -64,6 +66,8 @@ class Communicator {
   void all_reduce(at::Tensor& tensor, ReduceOp op = ReduceOp::sum);
   /// [recv[rank]] on each rank -> [sum(recv)] on all, in rank order.
   at::Tensor all_gather(const at::Tensor& mine, const Counts& recv);
+  /// The same in place: `whole` [sum(recv)] has this rank's piece in it.
+  void all_gather_in_place(at::Tensor& whole, const Counts& recv);
   /// [sum(counts)] on each rank -> this rank's [counts[rank]] of the sum over ranks.
   at::Tensor reduce_scatter(const at::Tensor& whole, const Counts& counts);
   /// send[j] elements to rank j, recv[i] elements from rank i; both in rank order. Zero counts move nothing.
@@ -73,6 +77,10 @@ class Communicator {
   /// the same order.
   std::unique_ptr<PendingExchange> start_all_to_all(const at::Tensor& send, const Counts& send_counts,
                                                     const Counts& recv_counts);
+  /// all_gather and reduce_scatter in two halves, by the same rules: `mine` and `whole` must not be changed
+  /// before wait(), which returns what they return.
+  std::unique_ptr<PendingExchange> start_all_gather(const at::Tensor& mine, const Counts& recv);
+  std::unique_ptr<PendingExchange> start_reduce_scatter(const at::Tensor& whole, const Counts& counts);
   /// Whether what was started goes on beside computation without this rank's doing.
   virtual bool exchanges_beside_work() const { return false; }
   /// Uninitialised memory for what is sent by all_to_all, [elements]; where it moves faster from memory that
@@ -98,13 +106,18 @@ class Communicator {
 
   // Arguments are checked, and the group has at least two ranks (but for do_split).
   virtual void do_all_reduce(at::Tensor& tensor, ReduceOp op) = 0;
+  /// `mine` may be this rank's piece of `out`.
   virtual void do_all_gather(const at::Tensor& mine, at::Tensor& out, const Counts& recv) = 0;
   virtual void do_reduce_scatter(const at::Tensor& whole, at::Tensor& out, const Counts& counts) = 0;
   virtual void do_all_to_all(const at::Tensor& send, at::Tensor& out, const Counts& send_counts,
                              const Counts& recv_counts) = 0;
-  /// Unless overridden: all of it at once.
+  // Unless overridden: all of it at once.
   virtual PendingExchange::Work do_start_all_to_all(const at::Tensor& send, at::Tensor& out,
                                                     const Counts& send_counts, const Counts& recv_counts);
+  virtual PendingExchange::Work do_start_all_gather(const at::Tensor& mine, at::Tensor& out,
+                                                    const Counts& recv);
+  virtual PendingExchange::Work do_start_reduce_scatter(const at::Tensor& whole, at::Tensor& out,
+                                                        const Counts& counts);
   virtual void do_broadcast(at::Tensor& tensor, int root) = 0;
   virtual void do_barrier() = 0;
   virtual CommPtr do_split(int color, int key, const std::string& name) = 0;

@@ -116,55 +116,77 @@ class NcclCommunicator final : public Communicator {
           "all_reduce", name());
   }
 
-  // Equal pieces have a collective of their own; unequal ones are point to point, as all_to_all is.
   void do_all_gather(const at::Tensor& mine, at::Tensor& out, const Counts& recv) override {
-    if (std::all_of(recv.begin(), recv.end(), [&](int64_t c) { return c == recv[0]; })) {
-      return check(ncclAllGather(mine.data_ptr(), out.data_ptr(), size_t(mine.numel()), nccl_type(mine),
-                                 comm_, stream()),
-                   "all_gather", name());
-    }
-    const auto begins = offsets_of(recv);
-    check(ncclGroupStart(), "all_gather", name());
-    for (int peer = 0; peer < size(); ++peer) {
-      send(mine, 0, mine.numel(), peer, stream());
-      receive(out, begins[size_t(peer)], recv[size_t(peer)], peer, stream());
-    }
-    check(ncclGroupEnd(), "all_gather", name());
+    gather(mine, out, recv, stream());
+  }
+  PendingExchange::Work do_start_all_gather(const at::Tensor& mine, at::Tensor& out,
+                                            const Counts& recv) override {
+    return start_beside([&](cudaStream_t on) { gather(mine, out, recv, on); });
   }
 
   void do_reduce_scatter(const at::Tensor& whole, at::Tensor& out, const Counts& counts) override {
-    if (std::all_of(counts.begin(), counts.end(), [&](int64_t c) { return c == counts[0]; })) {
-      return check(ncclReduceScatter(whole.data_ptr(), out.data_ptr(), size_t(out.numel()), nccl_type(whole),
-                                     ncclSum, comm_, stream()),
-                   "reduce_scatter", name());
-    }
-    const auto begins = offsets_of(counts);
-    check(ncclGroupStart(), "reduce_scatter", name());
-    for (int root = 0; root < size(); ++root) {
-      check(ncclReduce(element_at(whole, begins[size_t(root)]), root == rank() ? out.data_ptr() : nullptr,
-                       size_t(counts[size_t(root)]), nccl_type(whole), ncclSum, root, comm_, stream()),
-            "reduce_scatter", name());
-    }
-    check(ncclGroupEnd(), "reduce_scatter", name());
+    reduce(whole, out, counts, stream());
+  }
+  PendingExchange::Work do_start_reduce_scatter(const at::Tensor& whole, at::Tensor& out,
+                                                const Counts& counts) override {
+    return start_beside([&](cudaStream_t on) { reduce(whole, out, counts, on); });
   }
 
   void do_all_to_all(const at::Tensor& from, at::Tensor& out, const Counts& send_counts,
                      const Counts& recv_counts) override {
     exchange(from, out, send_counts, recv_counts, stream());
   }
-
-  // On a stream of its own, between an event that it waits for and one that wait() makes the current stream
-  // wait for. Both tensors are held until then, so that their memory is used again only behind that event:
-  // the allocator need not be told of the second stream.
   PendingExchange::Work do_start_all_to_all(const at::Tensor& from, at::Tensor& out,
                                             const Counts& send_counts, const Counts& recv_counts) override {
+    return start_beside([&](cudaStream_t on) { exchange(from, out, send_counts, recv_counts, on); });
+  }
+
+  // On a stream of its own, between an event that it waits for and one that wait() makes the current stream
+  // wait for. All tensors are held until then, so that their memory is used again only behind that event:
+  // the allocator need not be told of the second stream.
+  template <class Enqueue>
+  PendingExchange::Work start_beside(const Enqueue& enqueue) {
     StreamEvent ready;
     ready.record(stream());
     ready.block(beside_.stream());
-    exchange(from, out, send_counts, recv_counts, beside_.stream());
+    enqueue(beside_.stream());
     auto done = std::make_shared<StreamEvent>();
     done->record(beside_.stream());
     return [this, done] { done->block(stream()); };
+  }
+
+  // Equal pieces have a collective of their own; unequal ones are point to point, as all_to_all is.
+  void gather(const at::Tensor& mine, const at::Tensor& out, const Counts& recv, cudaStream_t on) {
+    if (std::all_of(recv.begin(), recv.end(), [&](int64_t c) { return c == recv[0]; })) {
+      return check(
+          ncclAllGather(mine.data_ptr(), out.data_ptr(), size_t(mine.numel()), nccl_type(mine), comm_, on),
+          "all_gather", name());
+    }
+    const auto begins = offsets_of(recv);
+    const bool in_place = mine.data_ptr() == element_at(out, begins[size_t(rank())]);
+    check(ncclGroupStart(), "all_gather", name());
+    for (int peer = 0; peer < size(); ++peer) {
+      if (in_place && peer == rank()) continue;
+      send(mine, 0, mine.numel(), peer, on);
+      receive(out, begins[size_t(peer)], recv[size_t(peer)], peer, on);
+    }
+    check(ncclGroupEnd(), "all_gather", name());
+  }
+
+  void reduce(const at::Tensor& whole, const at::Tensor& out, const Counts& counts, cudaStream_t on) {
+    if (std::all_of(counts.begin(), counts.end(), [&](int64_t c) { return c == counts[0]; })) {
+      return check(ncclReduceScatter(whole.data_ptr(), out.data_ptr(), size_t(out.numel()), nccl_type(whole),
+                                     ncclSum, comm_, on),
+                   "reduce_scatter", name());
+    }
+    const auto begins = offsets_of(counts);
+    check(ncclGroupStart(), "reduce_scatter", name());
+    for (int root = 0; root < size(); ++root) {
+      check(ncclReduce(element_at(whole, begins[size_t(root)]), root == rank() ? out.data_ptr() : nullptr,
+                       size_t(counts[size_t(root)]), nccl_type(whole), ncclSum, root, comm_, on),
+            "reduce_scatter", name());
+    }
+    check(ncclGroupEnd(), "reduce_scatter", name());
   }
 
   void exchange(const at::Tensor& from, at::Tensor& out, const Counts& send_counts, const Counts& recv_counts,

@@ -2,12 +2,20 @@
 //   frameshard_probe tokenize TOKENIZER MAX_LENGTH IN.json OUT.json
 //   frameshard_probe text FOLDER MAX_LENGTH PROMPT OUT.safetensors    -> "text"
 //   frameshard_probe forward FOLDER IN OUT      latents, timestep, text -> "prediction"
+//   frameshard_probe forward_lora FOLDER LORA IN OUT          the same with a file of low-rank changes
+//   frameshard_probe convert_lora FOLDER LORA FORM OUT        a file of low-rank changes in another form
 //   frameshard_probe decode FOLDER IN OUT       latents -> "frames"
 //   frameshard_probe decode_tiled FOLDER IN OUT latents -> "frames", of overlapping tiles
 //   frameshard_probe encode FOLDER IN OUT       frames -> "moments"
+//   frameshard_probe latents FOLDER IN OUT      frames -> "latents", as they are stored for training
 //   frameshard_probe time_forward FOLDER IN     forward or decode once for each line of stdin,
 //   frameshard_probe time_decode FOLDER IN      with a line {"seconds": 0.123} for each
 //   frameshard_probe noise SEED SHAPE... OUT    -> "noise"
+//   frameshard_probe gradients FOLDER IN OUT    noisy, timestep, text, target -> "loss", "grad.<weight>"
+//   frameshard_probe train FOLDER IN OUT        the same with .0, .1 … for each step -> weights after them
+//   frameshard_probe gradients_lora FOLDER LORA IN OUT, train_lora FOLDER LORA IN OUT
+//                                               the same of a LoRA's "<layer>.lora_A" and "….lora_B" alone
+//   frameshard_probe events DIRECTORY PNG       an event file
 #include <chrono>
 #include <cstdio>
 #include <iostream>
@@ -21,10 +29,13 @@
 #include "core/io/safetensors.h"
 #include "core/rng.h"
 #include "models/checkpoint.h"
+#include "models/lora.h"
 #include "models/tiled_decode.h"
 #include "parallel/comm/self.h"
 
 int probe_tokenize(int argc, char** argv);
+int probe_train(const std::string& what, int argc, char** argv);
+int probe_events(int argc, char** argv);
 
 namespace {
 
@@ -39,8 +50,9 @@ void save(const char* file, const std::string& name, const at::Tensor& tensor) {
 // The work of a part, its weights and inputs read.
 using Work = std::function<at::Tensor()>;
 
-Work forward(const Checkpoint& checkpoint, const WeightFiles& in) {
+Work forward(const Checkpoint& checkpoint, const WeightFiles& in, const char* lora = nullptr) {
   const std::shared_ptr<Denoiser> denoiser = checkpoint.load_denoiser({at::kFloat, cpu});
+  if (lora) use_lora(read_lora(lora, denoiser->weights()), denoiser->weights(), {});
   return [=, latents = in.read("latents"), timestep = in.read("timestep"), text = in.read("text")] {
     const CommPtr self = make_self_communicator();
     const AttentionPtr attention = make_local_attention();
@@ -81,7 +93,9 @@ void time_each_line(const Work& work) {
 }
 
 int probe(const std::string& what, int argc, char** argv) {
+  if (what.starts_with("gradients") || what.starts_with("train")) return probe_train(what, argc, argv);
   const c10::NoGradGuard no_grad;
+  if (what == "events") return probe_events(argc, argv);
   if (what == "tokenize") return probe_tokenize(argc, argv);
   if (what == "noise") {
     std::vector<int64_t> shape;
@@ -96,6 +110,11 @@ int probe(const std::string& what, int argc, char** argv) {
     save(argv[3], "text", text);
   } else if (what == "forward") {
     save(argv[2], "prediction", forward(*checkpoint, WeightFiles::open(argv[1]))());
+  } else if (what == "forward_lora") {
+    save(argv[3], "prediction", forward(*checkpoint, WeightFiles::open(argv[2]), argv[1])());
+  } else if (what == "convert_lora") {
+    const auto denoiser = checkpoint->denoiser_without_weights();
+    write_lora(argv[3], read_lora(argv[1], denoiser->weights()), parse_lora_form(argv[2]));
   } else if (what == "decode") {
     save(argv[2], "frames", decode(*checkpoint, WeightFiles::open(argv[1]))());
   } else if (what == "decode_tiled") {
@@ -107,6 +126,10 @@ int probe(const std::string& what, int argc, char** argv) {
   } else if (what == "encode") {
     save(argv[2], "moments",
          checkpoint->load_vae({at::kFloat, cpu})->encode(WeightFiles::open(argv[1]).read("frames")));
+  } else if (what == "latents") {
+    const auto vae = checkpoint->load_vae({at::kFloat, cpu});
+    const at::Tensor moments = vae->encode(WeightFiles::open(argv[1]).read("frames"));
+    save(argv[2], "latents", vae->normalised(moments.chunk(2, 1)[0]));
   } else {
     fail(ExitCode::usage, "unknown probe {}", what);
   }

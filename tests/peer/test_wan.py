@@ -272,6 +272,18 @@ def test_encode(case, record, tmp_path):
     record(case.name, "encode", check(f"{case.name}: encoded moments", ours, reference))
 
 
+@torch.no_grad()
+def test_latents_for_training(case, record, tmp_path):
+    """The posterior's mode, normalised: the inverse of what reference_frames() does first."""
+    r, vae = case.request, case.pipeline.vae
+    frames = seeded(13, 1, 3, r["num_frames"], r["height"], r["width"]).clamp(-1, 1)
+    ours = probe("latents", case.folder, tmp_path, frames=frames)
+    mean = torch.tensor(vae.config.latents_mean).view(1, -1, 1, 1, 1)
+    deviation = torch.tensor(vae.config.latents_std).view(1, -1, 1, 1, 1)
+    reference = (vae.encode(frames).latent_dist.mode() - mean) / deviation
+    record(case.name, "latents", check(f"{case.name}: latents for training", ours, reference))
+
+
 # ---- what a run starts from ----
 
 

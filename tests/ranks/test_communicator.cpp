@@ -77,7 +77,13 @@ TEST_CASE("all_gather: pieces of any size, in rank order") {
     for_each_case(comm, [&](at::ScalarType dtype, const Counts& counts) {
       std::vector<at::Tensor> parts;
       for (int i = 0; i < comm.size(); ++i) parts.push_back(numbers(i, counts[size_t(i)], dtype));
-      check_same(comm.all_gather(parts[size_t(comm.rank())], counts), at::cat(parts), "all_gather");
+      const at::Tensor &mine = parts[size_t(comm.rank())], wanted = at::cat(parts);
+      check_same(comm.all_gather(mine, counts), wanted, "all_gather");
+      check_same(comm.start_all_gather(mine, counts)->wait(), wanted, "all_gather in two halves");
+      at::Tensor whole = at::full_like(wanted, -7);
+      whole.narrow(0, offsets_of(counts)[size_t(comm.rank())], mine.numel()).copy_(mine);
+      comm.all_gather_in_place(whole, counts);
+      check_same(whole, wanted, "all_gather in place");
     });
   });
 }
@@ -89,9 +95,51 @@ TEST_CASE("reduce_scatter: each rank its piece of the sum") {
       const auto me = size_t(comm.rank());
       at::Tensor total = numbers(0, offsets.back(), dtype);
       for (int i = 1; i < comm.size(); ++i) total = total + numbers(i, offsets.back(), dtype);
-      check_same(comm.reduce_scatter(numbers(comm.rank(), offsets.back(), dtype), counts),
-                 total.narrow(0, offsets[me], counts[me]), "reduce_scatter");
+      const at::Tensor mine = numbers(comm.rank(), offsets.back(), dtype);
+      const at::Tensor wanted = total.narrow(0, offsets[me], counts[me]);
+      check_same(comm.reduce_scatter(mine, counts), wanted, "reduce_scatter");
+      check_same(comm.start_reduce_scatter(mine, counts)->wait(), wanted, "reduce_scatter in two halves");
     });
+  });
+}
+
+TEST_CASE("reduce_scatter of 16-bit floats: added up in float32 under MPI, and rounded once") {
+  if (!mpi_world()) return;
+  on_ranks({3, 4, 5}, [](Communicator& comm) {
+    // In bfloat16 256 + 1 is 256, however often 1 is added.
+    const at::Tensor mine = at::full({comm.size()}, comm.rank() == 0 ? 256 : 1, at::kBFloat16);
+    const at::Tensor sum = comm.reduce_scatter(mine, Counts(size_t(comm.size()), 1));
+    check_same(sum, at::full({1}, 256 + comm.size() - 1, at::kFloat).to(at::kBFloat16), "sum");
+  });
+}
+
+TEST_CASE("sums and gatherings under way give what one after the other gives, large ones too") {
+  on_ranks({1, 2, 3, 4, 5}, [](Communicator& comm) {
+    const auto me = size_t(comm.rank());
+    const auto counts_of = [&](int64_t i) {
+      return Counts(size_t(comm.size()), i == 2 ? 50'000 : i + 1);  // beyond what MPI sends unasked
+    };
+    const auto mine = [&](int64_t i) {
+      return at::arange(offsets_of(counts_of(i)).back(), at::kFloat) + double(i) + comm.rank();
+    };
+    std::vector<std::unique_ptr<PendingExchange>> sums, gatherings;
+    for (int64_t i = 0; i < 4; ++i) {
+      sums.push_back(comm.start_reduce_scatter(mine(i), counts_of(i)));
+      gatherings.push_back(comm.start_all_gather(mine(i).narrow(0, 0, counts_of(i)[me]), counts_of(i)));
+    }
+    const auto refused = caught([&] { comm.barrier(); });
+    check(comm.size() == 1 || refused.has("8 exchanges were started"), "another collective meanwhile");
+    for (size_t i : {3, 1, 0, 2}) {
+      const auto counts = counts_of(int64_t(i));
+      const int64_t each = counts[0], n = comm.size();
+      const at::Tensor wanted = n * (mine(int64_t(i)) - comm.rank()) + double(n * (n - 1) / 2);
+      check_same(sums[i]->wait(), wanted.narrow(0, comm.rank() * each, each), "sum");
+      const at::Tensor all = gatherings[i]->wait().view({n, each});
+      for (int64_t j = 0; j < n; ++j) {
+        check_same(all[j], mine(int64_t(i)).narrow(0, 0, each) - comm.rank() + double(j), "gathering");
+      }
+    }
+    comm.barrier();
   });
 }
 
@@ -210,6 +258,14 @@ TEST_CASE("a group counts what it moves") {
     part->all_to_all(at::zeros({n * 3}, at::kDouble), Counts(size_t(n), 3), Counts(size_t(n), 3));
     check(part->stats().bytes_sent - before == (n - 1) * 3 * 8, "bytes of all_to_all");
     check(part->stats().calls == (n > 1 ? 2 : 0), "a group of one is free");
+    const CommStats moved = part->stats();
+    part->start_all_gather(at::zeros({5}), Counts(size_t(n), 5))->wait();
+    check(part->stats().bytes_sent - moved.bytes_sent == (n - 1) * 5 * 4,
+          "bytes of all_gather in two halves");
+    part->start_reduce_scatter(at::zeros({n * 3}), Counts(size_t(n), 3))->wait();
+    check(part->stats().bytes_sent - moved.bytes_sent == (n - 1) * (5 + 3) * 4,
+          "bytes of reduce_scatter in two halves");
+    check(part->stats().calls - moved.calls == (n > 1 ? 2 : 0), "an operation in two halves counts once");
   });
 }
 
@@ -223,6 +279,9 @@ TEST_CASE("arguments that do not fit are refused before anything moves") {
     check(refused([&] { comm.all_gather(three, Counts(n + 1, 3)); }), "a count too many");
     check(refused([&] { comm.reduce_scatter(three, Counts(n, 4)); }),
           "a sum of counts that is not the tensor's");
+    check(refused([&] { comm.start_all_gather(three, Counts(n, 2)); }), "likewise in two halves");
+    check(refused([&] { comm.start_reduce_scatter(three, Counts(n, 4)); }), "a sum of counts likewise");
+    check(refused([&] { comm.all_gather_in_place(three, Counts(n, 4)); }), "a sum of counts in place");
     check(refused([&] { comm.all_to_all(three, Counts(n, -1), Counts(n, 3)); }), "a negative count");
     check(refused([&] { comm.broadcast(three, comm.size()); }), "a root that is no rank");
     Counts send(n, 0), recv(n, 0);

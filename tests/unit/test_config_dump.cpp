@@ -70,6 +70,7 @@ RunConfig filled(const std::string& text) {
   config.infer.overlap_exchange = "on";
   config.infer.cuda_graph = "off";
   config.devices = {{"cuda:1", 70.5}, {"cpu", 0}};
+  config.lora = {{"f" + text, -0.7, true}, {"g", 1, false}};
   config.lossy = {0.1 + 0.2, true, "on"};
   config.scheduler = {3.0000000000000004, "euler", "wan"};
   config.output = {"o" + text, 24, true, true};
@@ -188,12 +189,17 @@ TEST_CASE("the hash covers what determines the result") {
   const std::string hash = config_hash(overridden({}));
   CHECK(hash == "37e77aed7fb2c26a");  // frozen: outputs carry it
   for (const char* same : {"output.fps=24", "output.directory=x", "infer.diffusion.cp_size=2",
-                           "infer.device=cpu", "request.id=x"}) {
+                           "infer.device=cpu", "request.id=x", "lora=[]"}) {
     CHECK(config_hash(overridden({same})) == hash);
   }
   for (const char* other : {"request.seed=1", "request.prompt=q", "model.path=n", "scheduler.sigmas=wan",
-                            "lossy.step_cache=0.1", "lossy.vae_tiling=on"}) {
+                            "lossy.step_cache=0.1", "lossy.vae_tiling=on", "lora=[{path: l}]"}) {
     CHECK(config_hash(overridden({other})) != hash);
+  }
+  const std::string with_lora = config_hash(overridden({"lora=[{path: l}]"}));
+  for (const char* other : {"lora=[{path: k}]", "lora=[{path: l, scale: 2}]", "lora=[{path: l, merge: true}]",
+                            "lora=[{path: l}, {path: l}]"}) {
+    CHECK(config_hash(overridden({other})) != with_lora);
   }
 }
 TEST_CASE("all keys, so that a changed option is noticed") {
@@ -244,6 +250,7 @@ TEST_CASE("all keys, so that a changed option is noticed") {
                                          "place.denoiser",
                                          "place.text_encoder",
                                          "place.vae",
+                                         "lora",
                                          "lossy.step_cache",
                                          "lossy.float8_linear",
                                          "lossy.vae_tiling",

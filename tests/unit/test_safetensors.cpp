@@ -161,7 +161,7 @@ TEST_CASE("a tensor goes only where it fits, and a file that became shorter is n
   CHECK(error.has("4 bytes early"));
 }
 
-TEST_CASE("fingerprints differ where headers or sizes do") {
+TEST_CASE("fingerprints differ where headers, sizes or contents do") {
   const Folder folder;
   const auto fingerprint = [&](const NamedTensors& tensors) {
     write_safetensors(folder / "w.safetensors", tensors);
@@ -171,5 +171,10 @@ TEST_CASE("fingerprints differ where headers or sizes do") {
   CHECK(first == fingerprint({{"a", numbers({2, 3})}}));
   CHECK(first != fingerprint({{"a", numbers({3, 2})}}));
   CHECK(first != fingerprint({{"b", numbers({2, 3})}}));
+  CHECK(first != fingerprint({{"a", numbers({2, 3}) + 1}}));
   CHECK(first.starts_with("w.safetensors "));
+  // Of a large file, samples: a change of every weight shows.
+  const at::Tensor large = at::arange(100'000, at::kFloat);
+  CHECK(fingerprint({{"a", large}}) != fingerprint({{"a", large * 1.001}}));
+  CHECK(fingerprint({{"a", large}}) == fingerprint({{"a", large.clone()}}));
 }

@@ -1,0 +1,157 @@
+#include "core/train_config.h"
+
+#include "core/fields_read.h"
+#include "core/fields_write.h"
+#include "core/hash.h"
+#include "core/text.h"
+
+namespace frameshard {
+namespace {
+
+// What must fit together.
+class CrossCheck {
+ public:
+  CrossCheck(const TrainConfig& config, const Origins& origins) : config_(config), origins_(origins) {}
+
+  void check() const {
+    check_method();
+    check_data();
+    check_dreambooth();
+    check_weights();
+    if (config_.optimizer.warmup_samples > 0 && config_.train.max_samples &&
+        config_.optimizer.warmup_samples > *config_.train.max_samples) {
+      fail_at("optimizer.warmup_samples",
+              "optimizer.warmup_samples, {}, is more than train.max_samples, {}: the learning rate would "
+              "never be "
+              "reached",
+              config_.optimizer.warmup_samples, *config_.train.max_samples);
+    }
+  }
+
+ private:
+  template <class... Args>
+  [[noreturn]] void fail_at(const std::string& path, fmt::format_string<Args...> format,
+                            Args&&... args) const {
+    fail(ExitCode::config, "{}: {}", origins_.where(path), fmt::format(format, std::forward<Args>(args)...));
+  }
+
+  void check_method() const {
+    if (config_.train.from_scratch && config_.train.method != "full") {
+      fail_at("train.from_scratch", "train.from_scratch needs train.method full, got {}",
+              config_.train.method);
+    }
+    if (config_.train.precision == "bf16_pure" && config_.train.ema > 0) {
+      fail_at("train.ema", "train.ema needs weights in float32: set train.precision to bf16 or float32");
+    }
+    const bool wants_float32 = config_.train.precision == "float32";
+    const bool wants_bfloat16 = config_.train.precision.starts_with("bf16");
+    if ((wants_float32 && config_.model.dtype == "bfloat16") ||
+        (wants_bfloat16 && config_.model.dtype == "float32") || config_.model.dtype == "float16") {
+      fail_at("model.dtype",
+              "model.dtype {} and train.precision {} do not go together; leave model.dtype at auto",
+              config_.model.dtype, config_.train.precision);
+    }
+  }
+
+  void check_data() const {
+    if (config_.data.folder && config_.data.procedural) {
+      fail_at("data", "data.folder and data.procedural are both given; leave one out");
+    }
+    if (!config_.data.folder && !config_.data.procedural) {
+      fail_at("data", "data.folder (or data.procedural) must be given");
+    }
+    if (config_.validation.folder && config_.validation.procedural) {
+      fail_at("validation", "validation.folder and validation.procedural are both given; leave one out");
+    }
+  }
+
+  void check_dreambooth() const {
+    if (config_.train.method != "dreambooth") {
+      if (config_.dreambooth != DreamboothConfig()) {
+        fail_at("dreambooth",
+                "dreambooth is given, but train.method is {}; set it to dreambooth, or leave these "
+                "keys out",
+                config_.train.method);
+      }
+      return;
+    }
+    const DreamboothConfig& dreambooth = config_.dreambooth;
+    if (dreambooth.class_prompt.empty() && dreambooth.prior_loss_weight > 0) {
+      fail_at("dreambooth",
+              "dreambooth.class_prompt must say what the subject's class is, as \"a dog\"; or set "
+              "dreambooth.prior_loss_weight to 0");
+    }
+    if (!dreambooth.class_folder && dreambooth.class_items == 0 && dreambooth.prior_loss_weight > 0) {
+      fail_at("dreambooth",
+              "dreambooth.class_folder, or a number of dreambooth.class_items to be drawn by the model, "
+              "must be given");
+    }
+  }
+
+  void check_weights() const {
+    for (size_t i = 0; i < config_.devices.size(); ++i) {
+      if (!config_.devices[i].weight.is_auto()) continue;
+      fail_at(fmt::format("devices.{}.weight", i),
+              "devices.{}.weight: auto is for run; training needs numbers", i);
+    }
+  }
+
+  const TrainConfig& config_;
+  const Origins& origins_;
+};
+
+std::string run_name(const std::filesystem::path& file) {
+  std::string name = file.stem().string();
+  if (name == "." || name == "..") {
+    fail(ExitCode::config, "{}: the name of a config file names its outputs; {} cannot", file.string(),
+         quote_for_message(name));
+  }
+  return name;
+}
+
+}  // namespace
+
+TrainConfig load_train_config(const std::filesystem::path& file, std::span<const std::string> overrides) {
+  const YamlNode tree = parse_yaml_file(file);
+  TrainConfig config;
+  config.name = run_name(file);
+  Origins origins({std::make_shared<const std::string>(file.string()), 0, 0});
+  parse_value(tree, config, "", origins);
+  for (const std::string& text : overrides) override_value(config, split_assignment(text), 0, "", origins);
+  check_value(config, "", &origins);
+  CrossCheck(config, origins).check();
+  return config;
+}
+
+std::string dump_yaml(const TrainConfig& config) {
+  std::string out;
+  dump_struct(out, config, 0);
+  return out;
+}
+
+std::vector<std::pair<std::string, std::string>> flatten(const TrainConfig& config) {
+  std::vector<std::pair<std::string, std::string>> out;
+  flatten_value(config, "", out);
+  return out;
+}
+
+std::string config_hash(const TrainConfig& config) {
+  // What is divided, shown or kept does not change the weights; how long is trained may be changed on the
+  // way.
+  const auto other = {"parallel.", "devices",    "validation.", "sample.",         "checkpoint.",
+                      "output.",   "data.cache", "train.max_",  "train.recompute", "adapter.format"};
+  std::string text;
+  for (const auto& [key, value] : flatten(config)) {
+    if (std::any_of(other.begin(), other.end(), [&](auto start) { return key.starts_with(start); })) continue;
+    text += key + "=" + value + "\n";
+  }
+  return fmt::format("{:016x}", fnv1a(text));
+}
+
+std::vector<KeyInfo> train_config_keys() {
+  std::vector<KeyInfo> keys;
+  list_keys(TrainConfig{}, "", keys);
+  return keys;
+}
+
+}  // namespace frameshard
