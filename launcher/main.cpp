@@ -35,6 +35,8 @@ struct Arguments {
   std::string config;
   std::vector<std::string> overrides;
   RunOptions run;
+  TrainOptions train;
+  bool train_keys = false;
   LaunchOptions launch;
   PlanOptions plan;
   DoctorOptions doctor;
@@ -114,8 +116,16 @@ void add_plan(CLI::App& app, Arguments& arguments, int& code) {
       "frameshard plan configs/quickstart.yaml --world 64 --nodes 8 --device h200 --interconnect ndr400");
 }
 
+void add_train(CLI::App& app, Arguments& arguments, int& code) {
+  CLI::App* train = app.add_subcommand("train", "Train a model, or low-rank changes of one, on clips with captions");
+  add_train_options(*train, arguments.train);
+  train->callback([&] { code = train_command(arguments.train); });
+  train->footer("mpirun -n 2 frameshard train configs/train-lora.yaml train.max_epochs=4");
+}
+
 void add_commands(CLI::App& app, Arguments& arguments, int& code) {
   add_run(app, arguments, code);
+  add_train(app, arguments, code);
   add_launch(app, arguments, code);
 
   add_plan(app, arguments, code);
@@ -124,7 +134,9 @@ void add_commands(CLI::App& app, Arguments& arguments, int& code) {
   app.add_subcommand("devices", "List the devices of this machine")->callback([&] {
     code = devices_command();
   });
-  app.add_subcommand("keys", "List every configuration key")->callback([&] { code = keys_command(); });
+  CLI::App* keys = app.add_subcommand("keys", "List every configuration key");
+  keys->add_flag("--train", arguments.train_keys, "those of train, not of run");
+  keys->callback([&] { code = keys_command(arguments.train_keys); });
 }
 
 int report(const Failure& failure) {
@@ -187,7 +199,7 @@ int main(int argc, char** argv) {
   try {
     become_launched_rank();
     app.parse(argc, argv);
-    if (!app.got_subcommand("run")) check_output();  // what the others print is all that they make
+    if (!app.got_subcommand("run") && !app.got_subcommand("train")) check_output();  // what the others print is all that they make
     return code;
   } catch (const CLI::ParseError& error) {
     return refuse_command_line(app, error, argc, argv);

@@ -23,6 +23,19 @@ void add_run_options(CLI::App& command, RunOptions& options);
 /// `frameshard run CONFIG [key=value ...]`: this process is one rank, or all of them as threads.
 int run_command(const RunOptions& options);
 
+struct TrainOptions {
+  std::string config;
+  std::vector<std::string> overrides;
+  bool plan = false;   ///< print it, and do nothing
+  int world = 1;       ///< of the plan: ranks
+  std::string device;  ///< of the plan: a name of parallel/hardware.h; empty: what is here
+};
+/// The arguments of `train`, as add_run_options().
+void add_train_options(CLI::App& command, TrainOptions& options);
+
+/// `frameshard train CONFIG [key=value ...]`: started as `run` is.
+int train_command(const TrainOptions& options);
+
 /// `frameshard launch --nproc-per-node N run CONFIG ...`: starts the ranks through mpirun, on this node or,
 /// as one of several launchers, on all of them.
 int launch_command(LaunchOptions options);
@@ -56,7 +69,7 @@ int bench_command(const BenchOptions& options);
 /// `frameshard devices`
 int devices_command();
 
-/// `frameshard keys`: every configuration key with its type, default and meaning.
-int keys_command();
+/// `frameshard keys`: every configuration key of `run`, or of `train`, with its type, default and meaning.
+int keys_command(bool train);
 
 }  // namespace frameshard

@@ -1,13 +1,13 @@
-#include "core/config.h"
+#include "core/train_config.h"
 #include "core/error.h"
 #include "launcher/commands/commands.h"
 #include "launcher/commands/output.h"
 
 namespace frameshard {
 
-int keys_command() {
+int keys_command(bool train) {
   std::string text;
-  for (const KeyInfo& key : config_keys()) {
+  for (const KeyInfo& key : train ? train_config_keys() : config_keys()) {
     text +=
         fmt::format("{:<34}{:<50}{:<12}{}\n", key.key,
                     key.limits.empty() ? key.type : key.type + " " + key.limits, key.default_value, key.help);

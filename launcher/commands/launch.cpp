@@ -22,7 +22,7 @@
 namespace frameshard {
 namespace {
 
-constexpr const char* startable[] = {"run", "doctor", "bench"};
+constexpr const char* startable[] = {"run", "train", "doctor", "bench"};
 
 void check_program(const std::vector<std::string>& program) {
   const std::string word = program.empty() ? "" : program[0];

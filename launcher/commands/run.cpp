@@ -8,6 +8,7 @@
 #include "launcher/calibration.h"
 #include "launcher/commands/run_parts.h"
 #include "launcher/devices.h"
+#include "launcher/ending.h"
 #include "launcher/failure.h"
 #include "launcher/placement.h"
 #include "parallel/comm/mpi_session.h"
@@ -24,10 +25,7 @@ Generated generate_or_report(const Job& job, const RunPlan& plan, const RankPlac
   } catch (const OtherRankFailed&) {
     throw;
   } catch (...) {
-    const Failure failure = current_failure();
-    write_failure_file(job.directory, failure, world.rank(), current_phase());
-    throw RankFailure(failure.code, failure_line(failure, world.rank(), world.size(),
-                                                 rank_device(job.config, place).str(), current_phase()));
+    report_and_throw({job.directory, "", rank_device(job.config, place).str()}, world);
   }
 }
 

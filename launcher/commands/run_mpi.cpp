@@ -1,8 +1,4 @@
-#include <chrono>
 #include <numeric>
-#include <thread>
-
-#include <unistd.h>
 
 #include "core/cuda_module.h"
 #include "core/log.h"
@@ -12,6 +8,7 @@
 #include "launcher/commands/run_parts.h"
 #include "launcher/devices.h"
 #include "launcher/doctor/versions_check.h"
+#include "launcher/ending.h"
 #include "launcher/failure.h"
 #include "launcher/placement.h"
 #include "launcher/settle.h"
@@ -20,11 +17,6 @@
 
 namespace frameshard {
 namespace {
-
-std::string shared_token(Communicator& world) {
-  const auto now = std::chrono::system_clock::now().time_since_epoch().count();
-  return gather_texts(world, fmt::format("{}-{}", getpid(), now)).front();
-}
 
 // Equal configurations may lie in files of different names; the run has one directory.
 void use_first_ranks_name(Job& job, Communicator& world) {
@@ -45,50 +37,6 @@ std::vector<UnitState> survey_hosts(const Job& job, const RankPlace& place, Comm
   std::vector<UnitState> found;
   for (size_t i = 0; i < job.units.size(); ++i) found.push_back(UnitState(all[i]));
   return found;
-}
-
-[[noreturn]] void report_and_abort(const Job& job, const RankPlace& place, Communicator& world) {
-  const Failure failure = current_failure();
-  const FailureClaim claim(job.directory, job.failure_token);
-  if (claim.mine()) {
-    write_failure_file(job.directory, failure, world.rank(), current_phase());
-    const auto line = failure_line(failure, world.rank(), world.size(), rank_device(job.config, place).str(),
-                                   current_phase());
-    log::print(line + "\n");
-  }
-  // Ranks that fail in the same moment must find the claim, and the one that reports must not be killed
-  // meanwhile.
-  std::this_thread::sleep_for(std::chrono::milliseconds(claim.mine() ? 200 : 2000));
-  if (claim.mine()) claim.release();
-  abort_all_ranks(int(failure.code));
-}
-
-// All replicas save what they have, and end together.
-int end_stopped(const Error& stop, Communicator& world) {
-  const std::string phase = current_phase();
-  world.barrier();
-  if (world.rank() == 0) print_last_line(fmt::format("FAILED at {}: {}", phase, stop.what()));
-  world.barrier();
-  return int(ExitCode::stopped);
-}
-
-// What differs between hosts, and must be the same in the plan of all ranks.
-PlanMachine describe_together(Job& job, RankPlace& place, Communicator& world) {
-  divide_cores(place, world);
-  if (!job.config.infer.pin_threads) place.own_cpus.clear();
-  const bool own_gpus = have_own_gpus(place, world);
-  PlanMachine machine;
-  all_or_none(world,
-              [&] { machine = describe_machine(job, place, world.size(), place.local_size, own_gpus); });
-  // Where nodes have unequal numbers of ranks, groups of their common divisor lie inside them.
-  for (const auto& numbers : gather_numbers(
-           world,
-           {double(place.local_size), double(machine.threads_per_rank), double(machine.memory_bytes)})) {
-    machine.ranks_per_node = std::gcd(machine.ranks_per_node, int(numbers[0]));
-    machine.threads_per_rank = std::min(machine.threads_per_rank, int(numbers[1]));
-    machine.memory_bytes = std::min(machine.memory_bytes, int64_t(numbers[2]));
-  }
-  return machine;
 }
 
 // What the configuration says of places, made to fit each host; after the ranks have agreed on it.
@@ -124,6 +72,7 @@ Job open_together(const RunOptions& options, const MpiSession& mpi, Communicator
 Generated generate_together(const RunOptions& options, const Job& job, const RunPlan& plan,
                             const RankPlace& place, Communicator& world, std::unique_ptr<Exporter> exporter) {
   ModelCache models;
+  const JobIdentity identity{job.directory, job.failure_token, rank_device(job.config, place).str()};
   std::optional<Observer> observer;
   try {
     observer.emplace(world, options.observe, observed(job, place, plan, world.rank()), std::move(exporter));
@@ -131,11 +80,11 @@ Generated generate_together(const RunOptions& options, const Job& job, const Run
     world.barrier();
     return made;
   } catch (const Error& error) {
-    if (error.code() != ExitCode::stopped) report_and_abort(job, place, world);
+    if (error.code() != ExitCode::stopped) report_and_abort(identity, world);
     observer.reset();
     throw Ended{end_stopped(error, world)};
   } catch (...) {
-    report_and_abort(job, place, world);
+    report_and_abort(identity, world);
   }
 }
 
@@ -178,6 +127,24 @@ int run_rank(const RunOptions& options, MpiSession& mpi) {
 }
 
 }  // namespace
+
+PlanMachine describe_together(const Job& job, RankPlace& place, Communicator& world) {
+  divide_cores(place, world);
+  if (!job.config.infer.pin_threads) place.own_cpus.clear();
+  const bool own_gpus = have_own_gpus(place, world);
+  PlanMachine machine;
+  all_or_none(world,
+              [&] { machine = describe_machine(job, place, world.size(), place.local_size, own_gpus); });
+  // Where nodes have unequal numbers of ranks, groups of their common divisor lie inside them.
+  for (const auto& numbers : gather_numbers(
+           world,
+           {double(place.local_size), double(machine.threads_per_rank), double(machine.memory_bytes)})) {
+    machine.ranks_per_node = std::gcd(machine.ranks_per_node, int(numbers[0]));
+    machine.threads_per_rank = std::min(machine.threads_per_rank, int(numbers[1]));
+    machine.memory_bytes = std::min(machine.memory_bytes, int64_t(numbers[2]));
+  }
+  return machine;
+}
 
 int run_under_mpi(const RunOptions& options) {
   MpiSession mpi;

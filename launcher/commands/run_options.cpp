@@ -2,6 +2,7 @@
 
 #include "launcher/commands/commands.h"
 #include "launcher/observe/exporter.h"
+#include "parallel/hardware.h"
 
 namespace frameshard {
 
@@ -18,6 +19,15 @@ void add_run_options(CLI::App& command, RunOptions& options) {
       .add_option("--prometheus", options.observe.prometheus,
                   "metrics of all ranks: in this file, or at this port of 127.0.0.1 (0: any free one)")
       ->check([](const std::string& target) { return target_fault(target); });
+}
+
+void add_train_options(CLI::App& command, TrainOptions& options) {
+  command.add_option("config", options.config, "YAML file")->required();
+  command.add_option("overrides", options.overrides,
+                     "key=value, over what the file says; `frameshard keys --train` lists the keys");
+  command.add_flag("--plan", options.plan, "print samples, steps, memory and division, and train nothing");
+  command.add_option("--world", options.world, "with --plan: ranks")->check(CLI::Range(1, 65536));
+  command.add_option("--device", options.device, "with --plan: auto (what is here), " + device_names());
 }
 
 }  // namespace frameshard

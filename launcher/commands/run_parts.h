@@ -20,6 +20,10 @@ ObservedRank observed(const Job& job, const RankPlace& place, const RunPlan& pla
 /// Null where --prometheus is not given.
 std::unique_ptr<Exporter> exporter_of(const RunOptions& options);
 
+/// What differs between hosts, and must be the same in the plan of all ranks; divides the cores. Throws Ended
+/// (launcher/settle.h). Collective.
+PlanMachine describe_together(const Job& job, RankPlace& place, Communicator& world);
+
 /// One rank of several processes, under mpirun or srun.
 int run_under_mpi(const RunOptions& options);
 

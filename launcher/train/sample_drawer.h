@@ -1,0 +1,35 @@
+// Videos that show what a model has learnt so far, drawn by all ranks together: with guidance and context
+// parallelism as `run` would, and the prompts dealt to the replicas.
+#pragma once
+
+#include <optional>
+
+#include "launcher/train/train_job.h"
+#include "models/prompt_embeddings.h"
+#include "parallel/strategies.h"
+
+namespace frameshard {
+
+class SampleDrawer {
+ public:
+  /// Plans the split of the ranks for `run`'s requests, which are drawn. Collective over `world`.
+  SampleDrawer(const Job& run, const PlanMachine& machine, const RankPlace& place, at::Device device,
+               Communicator& world);
+  /// Encodes the prompts; the text encoder is gone then. Collective over `world`.
+  void encode_prompts();
+  /// Draws every request into `directory`/<request id>/video.mp4 and returns the videos, on rank 0 alone.
+  /// Collective over `world`. 80 where a video is not finite.
+  std::vector<std::filesystem::path> draw(const Denoiser& denoiser, const std::filesystem::path& directory);
+
+ private:
+  const Job& run_;
+  const RankPlace& place_;
+  at::Device device_;
+  Communicator& world_;
+  RunPlan plan_;
+  ProcessMesh mesh_;
+  AttentionStrategy attention_;
+  std::optional<PromptEmbeddings> texts_;
+};
+
+}  // namespace frameshard

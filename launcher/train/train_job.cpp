@@ -1,0 +1,153 @@
+#include "launcher/train/train_job.h"
+
+#include "core/device.h"
+#include "core/error.h"
+#include "core/hash.h"
+#include "core/io/json_file.h"
+#include "core/io/run_directory.h"
+#include "core/log.h"
+#include "launcher/devices.h"
+#include "models/training/train_state.h"
+#include "parallel/comm/text.h"
+
+namespace frameshard {
+namespace {
+
+RequestConfig sample_request(const TrainConfig& config, size_t number, const std::string& prompt) {
+  RequestConfig request{.id = fmt::format("sample-{}", number), .prompt = prompt};
+  request.width = config.data.width;
+  request.height = config.data.height;
+  request.num_frames = config.data.num_frames;
+  request.num_inference_steps = config.sample.num_inference_steps;
+  request.guidance_scale = config.sample.guidance_scale;
+  request.seed = config.sample.seed;
+  request.max_sequence_length = config.data.max_sequence_length;
+  return request;
+}
+
+// What the engine knows of devices, plans and outputs, it knows of a run's configuration.
+RunConfig run_config(const TrainConfig& config) {
+  RunConfig run{.model = config.model};
+  run.name = config.name;
+  run.infer.backend = config.parallel.backend;
+  run.infer.device = config.parallel.device;
+  run.infer.threads_per_rank = config.parallel.threads_per_rank;
+  run.devices = config.devices;
+  run.output.directory = config.output.directory;
+  if (config.train.precision == "float32") run.model.dtype = "float32";
+  if (config.train.precision.starts_with("bf16")) run.model.dtype = "bfloat16";
+  for (const std::string& prompt : config.sample.prompts) {
+    run.requests.push_back(sample_request(config, run.requests.size() + 1, prompt));
+  }
+  if (run.requests.empty()) run.request = sample_request(config, 1, "");
+  return run;
+}
+
+DatasetPtr open_data(const TrainConfig& config) {
+  if (config.data.procedural) return open_procedural(*config.data.procedural, config.data);
+  return open_folder(
+      *config.data.folder, config.data,
+      {.caption = config.dreambooth.instance_prompt, .fail_on_bad_item = config.train.fail_on_bad_item});
+}
+
+DatasetPtr open_prior(const TrainConfig& config) {
+  if (config.train.method != "dreambooth" || !config.dreambooth.class_folder) return nullptr;
+  return open_folder(*config.dreambooth.class_folder, config.data,
+                     {.prior = true,
+                      .caption = config.dreambooth.class_prompt,
+                      .most_items = config.dreambooth.class_items,
+                      .fail_on_bad_item = config.train.fail_on_bad_item});
+}
+
+DatasetPtr open_validation(const TrainConfig& config) {
+  if (config.validation.procedural) return open_procedural(*config.validation.procedural, config.data);
+  if (!config.validation.folder) return nullptr;
+  return open_folder(*config.validation.folder, config.data,
+                     {.fail_on_bad_item = config.train.fail_on_bad_item});
+}
+
+std::string data_identity(const Dataset* data) {
+  if (!data) return "none";
+  std::string text;
+  for (const DataItem& item : data->items()) {
+    text += fmt::format("{}\n{}\n{} {}\n", item.name, item.caption, item.repeats, item.identity);
+  }
+  return fmt::format("{} items, {:016x}", data->items().size(), fnv1a(text));
+}
+
+void check_sizes(const TrainJob& job) {
+  const ModelFacts facts = job.run.checkpoint->facts(at::kFloat, at::kFloat);
+  for (const DataItem& item : job.data->items()) {
+    RequestConfig request = job.run.requests.front();
+    request.num_frames = item.size.frames;
+    request.height = item.size.height;
+    request.width = item.size.width;
+    check_positions(request, facts);
+  }
+}
+
+}  // namespace
+
+std::filesystem::path TrainJob::result() const {
+  return directory / (config.trains_adapter() ? "lora.safetensors" : "model");
+}
+
+TrainJob open_train_job(const std::string& config, const std::vector<std::string>& overrides) {
+  TrainJob job{.config = load_train_config(config, overrides)};
+  job.run.config = run_config(job.config);
+  job.run.requests = all_requests(job.run.config);
+  job.run.checkpoint = open_checkpoint(job.config.model.path);
+  job.directory = job.run.directory = std::filesystem::path(job.config.output.directory) / job.config.name;
+  for (size_t i = 0; i < job.run.requests.size(); ++i) job.run.units.push_back({i, 0});
+  job.data = open_data(job.config);
+  job.prior = open_prior(job.config);
+  job.validation = open_validation(job.config);
+  check_sizes(job);
+  return job;
+}
+
+TrainOutputs prepare_train_outputs(const TrainJob& job) {
+  const auto states = job.directory / "state";
+  if (job.config.output.overwrite) {
+    std::error_code ignored;
+    for (const char* old : {"state", "samples", "epochs", "tensorboard", "model", "lora.safetensors",
+                            "metrics.jsonl", "skipped.jsonl", "train.yaml"}) {
+      std::filesystem::remove_all(job.directory / old, ignored);
+    }
+  }
+  prepare_output_directory(job.directory);
+  if (std::filesystem::exists(job.result())) {
+    fail(ExitCode::io,
+         "{} is there: this training is complete; give it another name (that of the config file), or set "
+         "output.overwrite=true to begin anew",
+         job.result().string());
+  }
+  const auto newest = newest_train_state(states);
+  if (newest.empty()) return TrainOutputs::none;
+  const std::string hash = JsonReader(newest / "state.json").get<std::string>("config_hash");
+  if (hash != config_hash(job.config)) {
+    fail(ExitCode::io,
+         "{} was left by a training of another configuration; give this one another name (that of the config "
+         "file), or set output.overwrite=true to begin anew",
+         newest.string());
+  }
+  return TrainOutputs::resumable;
+}
+
+at::ScalarType training_dtype(const TrainConfig& config, const at::Device& device) {
+  if (config.train.precision == "float32") return at::kFloat;
+  if (config.train.precision != "auto") return at::kBFloat16;
+  return resolve_dtype(config.model.dtype, device);
+}
+
+void check_train_agreement(const TrainJob& job, Communicator& world) {
+  for (const auto& [key, value] : flatten(job.config)) {
+    check_same_text(world, key + "=" + value, "the configuration");
+  }
+  check_same_text(world, job.run.checkpoint->fingerprint(), "the weights");
+  check_same_text(world, data_identity(job.data.get()), "the data");
+  check_same_text(world, data_identity(job.prior.get()), "the class' data");
+  check_same_text(world, data_identity(job.validation.get()), "the validation's data");
+}
+
+}  // namespace frameshard

@@ -1,0 +1,44 @@
+// One training run, validated: everything that can be known before a device is touched.
+#pragma once
+
+#include "core/train_config.h"
+#include "launcher/job.h"
+#include "models/training/dataset.h"
+#include "models/training/sample_order.h"
+
+namespace frameshard {
+
+struct TrainJob {
+  TrainConfig config;
+  /// The same model, devices and output as a `run` has them; its requests are the samples to be drawn (one
+  /// without a prompt where there are none), at the data's size.
+  Job run;
+  DatasetPtr data, prior,
+      validation;  ///< `prior`: of the class (dreambooth), once there; the last two may be null
+  std::filesystem::path directory;  ///< of the run: <output.directory>/<config name>
+
+  bool draws_samples() const { return !config.sample.prompts.empty(); }
+  TrainLimits limits() const {
+    return {config.train.max_epochs, config.train.max_steps, config.train.max_samples};
+  }
+  /// The file or folder that a run ends with.
+  std::filesystem::path result() const;
+};
+
+/// Reads and checks the configuration, the checkpoint's headers and the data folders. Throws as their readers
+/// do.
+TrainJob open_train_job(const std::string& config, const std::vector<std::string>& overrides);
+
+/// What an earlier run of this name left.
+enum class TrainOutputs { none, resumable, complete };
+/// Makes the run's directory and proves that it can be written (74). 74 for a complete run, and one of
+/// another configuration, unless output.overwrite, which then removes what it left.
+TrainOutputs prepare_train_outputs(const TrainJob& job);
+
+/// The dtype that the denoiser computes in.
+at::ScalarType training_dtype(const TrainConfig& config, const at::Device& device);
+
+/// Throws 76 where ranks have different configurations, weights or data: names what differs. Collective.
+void check_train_agreement(const TrainJob& job, Communicator& world);
+
+}  // namespace frameshard

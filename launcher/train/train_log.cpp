@@ -1,0 +1,142 @@
+#include "launcher/train/train_log.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include "core/error.h"
+#include "core/host.h"
+#include "core/io/atomic_file.h"
+#include "core/io/json_file.h"
+#include "core/io/run_directory.h"
+#include "core/io/text_file.h"
+#include "core/log.h"
+#include "core/progress.h"
+
+namespace frameshard {
+namespace {
+
+// Lines of steps that will be done again.
+void cut_after(const std::filesystem::path& file, int64_t done) {
+  std::ifstream in(file);
+  std::string kept;
+  for (std::string line; std::getline(in, line);) {
+    const Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
+    if (json.is_object() && json.value("step", int64_t(0)) <= done) kept += line + "\n";
+  }
+  write_file_atomically(file, kept);
+}
+
+}  // namespace
+
+void append_line(const std::filesystem::path& file, const std::string& line) {
+  const std::string text = line + "\n";
+  const int descriptor = open(file.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0666);
+  const bool written = descriptor >= 0 && write(descriptor, text.data(), text.size()) == ssize_t(text.size());
+  const int error = errno;
+  if (descriptor >= 0) close(descriptor);
+  if (!written) fail(ExitCode::io, "{}: cannot be written: {}", file.string(), std::strerror(error));
+}
+
+void LevelLosses::add(double level, double loss) {
+  const auto part = std::min(parts - 1, size_t(level * double(parts)));
+  sums[part] += loss;
+  counts[part] += 1;
+}
+
+double LevelLosses::count() const {
+  double total = 0;
+  for (double each : counts) total += each;
+  return total;
+}
+
+double LevelLosses::mean() const {
+  double total = 0;
+  for (double each : sums) total += each;
+  return count() > 0 ? total / count() : 0;
+}
+
+TrainLog::TrainLog(const TrainJob& job, const TrainAmount& amount, int64_t done)
+    : file_(job.directory / "metrics.jsonl"),
+      all_steps_(amount.steps()),
+      all_samples_(amount.samples()),
+      terminal_(isatty(STDERR_FILENO) != 0) {
+  if (done > 0) {
+    cut_after(file_, done);
+  } else {
+    write_file_atomically(file_, "");
+  }
+  if (job.config.output.tensorboard) {
+    make_output_directory(job.directory / "tensorboard");
+    events_.emplace(job.directory / "tensorboard");
+    if (done == 0) events_->text(0, "config", "```\n" + dump_yaml(job.config) + "```");
+  }
+}
+
+void TrainLog::write(const std::string& line) {
+  append_line(file_, line);
+}
+
+void TrainLog::step(const StepReport& report) {
+  Json line{{"step", report.step},
+            {"samples", report.samples},
+            {"epoch", report.epoch},
+            {"loss", report.loss},
+            {"seconds", report.seconds},
+            {"samples_per_second", double(report.batch) / report.seconds},
+            {"learning_rate", report.learning_rate},
+            {"gradient_norm", report.gradient_norm}};
+  std::vector<std::pair<std::string, double>> scalars{
+      {"loss/train", report.loss},
+      {"learning_rate", report.learning_rate},
+      {"gradient_norm", report.gradient_norm},
+      {"samples_per_second", double(report.batch) / report.seconds}};
+  for (size_t i = 0; i < LevelLosses::parts; ++i) {
+    if (report.levels.counts[i] == 0) continue;
+    const double mean = report.levels.sums[i] / report.levels.counts[i];
+    line["loss_by_level"][std::to_string(i)] = mean;
+    scalars.emplace_back(fmt::format("loss by level/{} of {}", i + 1, LevelLosses::parts), mean);
+  }
+  write(line.dump());
+  if (events_) events_->scalars(report.step, scalars);
+  show(report);
+}
+
+// A bar that redraws itself on a terminal; elsewhere a line every tenth of the way, and at least every
+// minute.
+void TrainLog::show(const StepReport& report) {
+  const double now = process_seconds(), rate = double(report.batch) / report.seconds;
+  rate_ = rate_ == 0 ? rate : 0.9 * rate_ + 0.1 * rate;
+  const bool last = report.step == all_steps_;
+  const bool tenth = report.step * 10 / all_steps_ != (report.step - 1) * 10 / all_steps_;
+  if (!last && now - shown_at_ < (terminal_ ? 0.2 : tenth ? 0 : 60)) return;
+  shown_at_ = now;
+  const std::string text =
+      fmt::format("train {}/{} steps, {} samples, epoch {:.2f}, loss {:.4f}, {:.3g} samples/s, ETA {}",
+                  report.step, all_steps_, report.samples, report.epoch, report.loss, rate_,
+                  format_duration(double(all_samples_ - report.samples) / rate_));
+  log::print(terminal_ ? fmt::format("\r\033[K{}{}", text, last ? "\n" : "") : text + "\n");
+}
+
+void TrainLog::validation(int64_t step, const LevelLosses& losses) {
+  Json line{{"step", step}, {"validation_loss", losses.mean()}};
+  std::vector<std::pair<std::string, double>> scalars{{"loss/validation", losses.mean()}};
+  for (size_t i = 0; i < LevelLosses::parts; ++i) {
+    if (losses.counts[i] == 0) continue;
+    line["validation_loss_by_level"][std::to_string(i)] = losses.sums[i] / losses.counts[i];
+  }
+  write(line.dump());
+  if (events_) events_->scalars(step, scalars);
+  log::info("validation loss {:.4f} after {} steps", losses.mean(), step);
+}
+
+void TrainLog::samples(int64_t step, const std::vector<std::filesystem::path>& videos) {
+  for (const auto& video : videos) {
+    log::info("sample: {}", video.string());
+    const auto preview = video.parent_path() / "preview.png";
+    if (!events_ || !std::filesystem::exists(preview)) continue;
+    events_->image(step, "samples/" + video.parent_path().filename().string(),
+                   read_text_file(preview, 64 << 20, "a picture"), 0, 0);
+  }
+}
+
+}  // namespace frameshard

@@ -1,0 +1,272 @@
+"""`frameshard train`: the same weights however the work is divided, what it writes, going on after a stop, and bad input."""
+
+import json
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import numpy
+import pytest
+import yaml
+from PIL import Image
+from engine import MODEL, PROGRAM, WEIGHTS, assert_fails, finish, in_tmp_path, run, start, succeed
+from safetensors.numpy import load_file
+
+SMALL = {
+    "model": {"path": str(MODEL)},
+    "train": {"method": "full", "max_steps": 20, "global_batch": 3},
+    "data": {"procedural": {"items": 10}, "width": 32, "height": 32, "num_frames": 5, "max_sequence_length": 16},
+    "optimizer": {"learning_rate": 3e-4},
+    "checkpoint": {"every_epoch": False},
+    "output": {"tensorboard": False},
+}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def config(tmp_path, cache):
+    def write(name="job", **sections):
+        values = json.loads(json.dumps(SMALL))
+        values["data"]["cache"] = cache
+        for section, keys in sections.items():
+            values.setdefault(section, {}).update(keys)
+        file = tmp_path / f"{name}.yaml"
+        file.write_text(yaml.safe_dump(values))
+        return str(file)
+
+    return write
+
+
+def weights(name="job"):
+    return load_file(f"outputs/{name}/model/transformer/{WEIGHTS}")
+
+
+def difference(a, b):
+    assert a.keys() == b.keys()
+    total = sum(float(numpy.sum(numpy.square(a[key].astype(numpy.float64)))) for key in a)
+    apart = sum(float(numpy.sum(numpy.square(a[key].astype(numpy.float64) - b[key]))) for key in a)
+    return (apart / total) ** 0.5
+
+
+def metrics(name="job"):
+    return [json.loads(line) for line in open(f"outputs/{name}/metrics.jsonl")]
+
+
+def train(file, *overrides, ranks=None, timeout=100):
+    return run(["train", file, *overrides], ranks=ranks, timeout=timeout)
+
+
+@pytest.fixture(scope="module")
+def one_rank(tmp_path_factory, cache):
+    """The weights and metrics that one rank ends with."""
+    folder = tmp_path_factory.mktemp("one")
+    values = json.loads(json.dumps(SMALL))
+    values["data"]["cache"] = cache
+    values["output"]["directory"] = str(folder)
+    (folder / "job.yaml").write_text(yaml.safe_dump(values))
+    succeed(train(str(folder / "job.yaml")))
+    lines = [json.loads(line) for line in open(folder / "job/metrics.jsonl")]
+    return load_file(folder / f"job/model/transformer/{WEIGHTS}"), lines
+
+
+DIVISIONS = {
+    "2 ranks, zero 0": (2, ["parallel.zero=0"]),
+    "2 ranks, zero 1": (2, ["parallel.zero=1"]),
+    "2 ranks, zero 2": (2, ["parallel.zero=2"]),
+    "2 ranks, zero 3": (2, ["parallel.zero=3"]),
+    "3 ranks": (3, []),
+    "3 ranks, zero 3, small buckets": (3, ["parallel.zero=3", "parallel.bucket_megabytes=0.1"]),
+    "cp 2": (2, ["parallel.cp_size=2"]),
+    "cp 2, zero 3": (2, ["parallel.cp_size=2", "parallel.zero=3"]),
+    "dp 2 x cp 2": (4, ["parallel.cp_size=2"]),
+    "2:1": (2, ["devices=[{weight: 2}, {weight: 1}]"]),
+    "threads": (None, ["parallel.backend=threads", "devices=[{device: cpu}, {device: cpu}]"]),
+    "recomputed": (None, ["train.recompute=on"]),
+}
+
+
+@pytest.mark.parametrize("division", DIVISIONS)
+def test_the_same_weights_however_divided(config, one_rank, division):
+    ranks, overrides = DIVISIONS[division]
+    succeed(train(config(), *overrides, ranks=ranks))
+    wanted, lines = one_rank
+    error = difference(wanted, weights())
+    print(f"{division}: {error:.1e}")
+    assert error < 1e-5
+    mine = metrics()
+    assert [line["samples"] for line in mine] == [line["samples"] for line in lines]
+    assert numpy.allclose([line["loss"] for line in mine], [line["loss"] for line in lines], rtol=1e-3)
+
+
+def test_every_sample_is_counted(one_rank):
+    lines = one_rank[1]
+    # 10 samples an epoch in steps of 3, the last of an epoch with 1.
+    assert [line["samples"] for line in lines][:8] == [3, 6, 9, 10, 13, 16, 19, 20]
+    assert lines[-1]["samples"] == 50 and lines[-1]["epoch"] == 5
+    assert all(line["gradient_norm"] > 0 for line in lines)
+
+
+def test_520_samples_on_any_number_of_ranks(config):
+    file = config(data={"procedural": {"items": 13}, "repeats": 40}, train={"max_steps": None, "global_batch": 2})
+    for world in ("1", "2", "8"):
+        out = succeed(run(["train", file, "--plan", "--world", world])).out
+        assert "13 items, 520 samples an epoch; 520 samples in 260 steps of 2 = 1 epochs" in out
+
+
+def test_a_stopped_run_goes_on_to_the_same_weights(config, one_rank):
+    process = start([PROGRAM, "train", config(), "train.max_steps=20"])
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:  # until a few steps are done
+        try:
+            if len(metrics()) >= 4:
+                break
+        except FileNotFoundError:
+            pass
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    stopped = finish(process, 60)
+    if stopped.code == 0:
+        pytest.skip("the run had ended before the signal came")
+    assert_fails(stopped, 75, "stopped by a signal after step", "the same command goes on from here")
+    done = len(metrics())
+    result = succeed(train(config()))
+    assert f"going on after step {done} of 20" in result.err
+    assert difference(one_rank[0], weights()) == 0
+    assert [line["step"] for line in metrics()] == list(range(1, 21))
+
+
+def test_a_state_goes_on_with_other_ranks(config, one_rank):
+    file = config(checkpoint={"every_steps": 7})
+    succeed(train(file, "train.max_steps=8", ranks=2))
+    # As if it had been killed in its eighth step.
+    shutil.rmtree("outputs/job/model")
+    result = succeed(train(file, ranks=3))
+    assert "going on after step 7 of 20" in result.err
+    assert difference(one_rank[0], weights()) < 1e-5
+
+
+def test_lora_writes_a_file_that_run_takes(config):
+    file = config(train={"method": "lora", "max_steps": 4}, adapter={"rank": 4})
+    result = succeed(train(file, ranks=2))
+    assert result.out.strip() == "outputs/job/lora.safetensors"
+    lora = load_file("outputs/job/lora.safetensors")
+    assert len(lora) >= 2 * 8 * 8
+    assert max(abs(value).max() for name, value in lora.items() if "lora_B" in name) > 0
+    video = {"model": {"path": str(MODEL)},
+             "request": {"prompt": "a red circle", "width": 32, "height": 32, "num_frames": 5, "num_inference_steps": 2,
+                         "max_sequence_length": 16},
+             "output": {"save_latents": True}, "lora": [{"path": "outputs/job/lora.safetensors"}]}
+    with open("with.yaml", "w") as out:
+        yaml.safe_dump(video, out)
+    video.pop("lora")
+    with open("without.yaml", "w") as out:
+        yaml.safe_dump(video, out)
+    succeed(run(["run", "with.yaml"]))
+    succeed(run(["run", "without.yaml"]))
+    changed, plain = (load_file(f"outputs/{name}/latents.safetensors")["latents"] for name in ("with", "without"))
+    assert numpy.abs(changed - plain).max() > 1e-4
+
+
+def test_lora_is_the_same_on_two_ranks(config):
+    file = config(train={"method": "lora", "max_steps": 6}, adapter={"rank": 4})
+    succeed(train(file, "output.directory=one"))
+    for number, overrides in enumerate([["parallel.zero=1"], ["parallel.zero=3"], ["parallel.cp_size=2"]]):
+        succeed(train(file, f"output.directory=two{number}", *overrides, ranks=2))
+        error = difference(load_file("one/job/lora.safetensors"), load_file(f"two{number}/job/lora.safetensors"))
+        assert error < 1e-5, overrides
+
+
+def test_dreambooth_draws_its_class(config):
+    file = config(train={"method": "dreambooth", "max_steps": 3, "global_batch": 2},
+                  dreambooth={"class_prompt": "a red circle moving left on a black background", "class_items": 3},
+                  sample={"num_inference_steps": 2})
+    result = succeed(train(file, ranks=2))
+    assert "drawing 3 items of the class" in result.err
+    assert result.out.strip() == "outputs/job/model"
+    assert len(metrics()) == 3
+
+
+def test_samples_validation_average_and_events(config):
+    file = config(train={"max_steps": 4, "ema": 0.5}, validation={"procedural": {"items": 2, "seed": 1}, "every_steps": 2},
+                  sample={"prompts": ["a red circle"], "every_steps": 4, "num_inference_steps": 2},
+                  output={"tensorboard": True})
+    result = succeed(train(file, ranks=2))
+    assert "outputs/job/samples/step-00000004/sample-1/video.mp4" in result.err
+    lines = metrics()
+    assert [line["step"] for line in lines if "validation_loss" in line] == [2, 4]
+    assert any("loss_by_level" in line for line in lines)
+    assert list(Path("outputs/job/tensorboard").glob("events.out.tfevents.*"))
+
+
+def test_a_complete_training_is_kept(config):
+    file = config(train={"max_steps": 1})
+    succeed(train(file))
+    before = weights()
+    assert_fails(train(file), 74, "outputs/job/model is there: this training is complete", "output.overwrite=true")
+    assert difference(before, weights()) == 0
+    succeed(train(file, "output.overwrite=true"))
+
+
+def test_a_state_of_another_configuration_is_refused(config):
+    file = config(checkpoint={"every_steps": 1})
+    succeed(train(file, "train.max_steps=2"))
+    shutil.rmtree("outputs/job/model")
+    assert_fails(train(file, "optimizer.learning_rate=0.5"), 74, "was left by a training of another configuration")
+
+
+def test_a_loss_that_is_not_finite(config):
+    file = config(optimizer={"learning_rate": 10.0, "clip_norm": 0.0})
+    assert_fails(train(file, ranks=2), 80, "step", "the gradient's length", "optimizer.learning_rate")
+
+
+@pytest.mark.parametrize(("overrides", "code", "message"), [
+    (["train.method=dreambooth"], 78, "dreambooth.class_prompt must say"),
+    (["data.procedural=null"], 78, "data.folder (or data.procedural) must be given"),
+    (["data.folder=nowhere"], 78, "data.folder and data.procedural are both given"),
+    (["train.from_scratch=true", "train.method=lora"], 78, "train.from_scratch needs train.method full"),
+    (["train.method=lora", "adapter.targets=[to_z]"], 78, "to_z"),
+    (["parallel.cp_size=2"], 78, "parallel.cp_size is 2, but 1 ranks were started"),
+    (["parallel.zero=3", "train.recompute=off"], 78, "recomputes it in the backward pass"),
+    (["train.batch=3"], 78, "train.batch"),
+    (["data.procedural={items: 4, only: dodecahedron}"], 78, "dodecahedron"),
+])
+def test_bad_configurations(config, overrides, code, message):
+    assert_fails(train(config(), *overrides), code, message)
+
+
+def folder_config(config, **more):
+    return config(data={"procedural": None, "folder": "clips", "num_frames": 1, **more}, train={"max_steps": 2})
+
+
+def picture(name, text=None):
+    Image.new("RGB", (40, 40), (200, 30, 30)).save(name)
+    if text is not None:
+        name.with_suffix(".txt").write_text(text)
+
+
+def test_a_folder_of_pictures_with_a_corrupt_one(config, tmp_path):
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    picture(clips / "a.png", "a red square")
+    picture(clips / "b.png", "a red square")
+    (clips / "c.png").write_bytes(b"\x89PNG\r\n\x1a\n nothing more")
+    (clips / "c.txt").write_text("a red square")
+    result = succeed(train(folder_config(config), ranks=2))
+    assert "left out" in result.err and "c.png" in result.err
+    skipped = [json.loads(line) for line in open("outputs/job/skipped.jsonl")]
+    assert [line["item"] for line in skipped] == ["c.png"]
+    assert_fails(train(folder_config(config), "train.fail_on_bad_item=true", "output.overwrite=true"), 65, "c.png")
+
+
+def test_folders_that_cannot_be_trained_on(config, tmp_path):
+    assert_fails(train(folder_config(config)), 66, "clips")
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    assert_fails(train(folder_config(config)), 65, "clips")
+    picture(clips / "a.png")
+    assert_fails(train(folder_config(config)), 65, "a.png", "caption")
