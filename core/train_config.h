@@ -134,7 +134,7 @@ struct DataConfig {
   int64_t repeats = 1;
   std::string missing_captions = "error";
   int64_t max_sequence_length = 512;
-  std::string cache = "cache";
+  std::string cache = "outputs/cache";
 
   bool operator==(const DataConfig&) const = default;
 

@@ -18,6 +18,8 @@ class DenoiserSource {
   virtual ~DenoiserSource() = default;
   /// Numbers for the plan, with the bytes that the weights take in these dtypes.
   virtual ModelFacts facts(at::ScalarType dtype, at::ScalarType vae_dtype) const = 0;
+  /// Of which only the names and shapes of weights() are there, for what must fit them.
+  virtual std::unique_ptr<Denoiser> denoiser_without_weights() const = 0;
   /// With its weights in their final place.
   virtual std::unique_ptr<Denoiser> load_denoiser(const LoadOptions& options) const = 0;
   virtual std::unique_ptr<NoiseSchedule> schedule(const SchedulerConfig& overrides, int64_t steps) const = 0;
@@ -34,9 +36,6 @@ class Checkpoint : public DenoiserSource {
 
   /// By which its scheduler moves noise levels towards noise (flow matching); 1: not at all.
   virtual double flow_shift() const = 0;
-
-  /// Of which only the names and shapes of weights() are there, for what must fit them.
-  virtual std::unique_ptr<Denoiser> denoiser_without_weights() const = 0;
 
   // Each call reads the weights from disk into their final place, as load_denoiser() does.
   virtual std::unique_ptr<TextEncoder> load_text_encoder(const LoadOptions& options) const = 0;

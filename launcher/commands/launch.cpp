@@ -17,6 +17,7 @@
 #include "launcher/launch/node.h"
 #include "launcher/launch/open_mpi.h"
 #include "launcher/launch/rendezvous.h"
+#include "launcher/train/train_job.h"
 #include "parallel/comm/mpi_session.h"
 
 namespace frameshard {
@@ -34,19 +35,32 @@ void check_program(const std::vector<std::string>& program) {
        word.empty() ? "" : fmt::format("; \"{}\" is none", word));
 }
 
-// What `run` will read, read here first: its errors come once, before anything is started.
-std::optional<Job> read_job(const std::vector<std::string>& program) {
-  if (program[0] != "run") return std::nullopt;
-  CLI::App command{"", "frameshard run"};
-  RunOptions options;
-  add_run_options(command, options);
+// The options of a command that launch starts.
+template <class Options>
+Options parsed(const std::vector<std::string>& program, void (*add)(CLI::App&, Options&)) {
+  CLI::App command{"", "frameshard " + program[0]};
+  Options options;
+  add(command, options);
   std::vector<std::string> words(program.rbegin(), program.rend() - 1);
   try {
     command.parse(words);
   } catch (const CLI::ParseError& error) {
-    if (error.get_exit_code() != 0) fail(ExitCode::usage, "run: {}", usage_message(command, error));
+    if (error.get_exit_code() != 0) {
+      fail(ExitCode::usage, "{}: {}", program[0], usage_message(command, error));
+    }
     throw;  // --help, which main prints
   }
+  return options;
+}
+
+// What the command will read, read here first: its errors come once, before anything is started.
+std::optional<Job> read_job(const std::vector<std::string>& program) {
+  if (program[0] == "train") {
+    const auto options = parsed<TrainOptions>(program, add_train_options);
+    open_train_job(options.config, options.overrides);
+  }
+  if (program[0] != "run") return std::nullopt;
+  const auto options = parsed<RunOptions>(program, add_run_options);
   return open_job(options.config, options.overrides, options.fail_fast);
 }
 

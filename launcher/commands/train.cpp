@@ -42,14 +42,14 @@ TrainPlan plan_of(const TrainJob& job, const PlanMachine& machine, TrainFacts* f
 }
 
 int print_train_plan(const TrainOptions& options) {
-  TrainJob job = open_train_job(options.config, options.overrides);
+  TrainJob job = open_train_job_for_plan(options.config, options.overrides);
   const bool here = options.device.empty() || options.device == "auto";
   const DeviceKind& kind = device_kind(here ? device_type(job.run.config) : options.device);
   PlanMachine machine{.world = options.world};
   machine.device = kind.type, machine.hardware = kind.name;
-  machine.memory_bytes = kind.memory_bytes > 0      ? kind.memory_bytes
-                         : kind.type == "cpu" ? total_memory(at::Device(at::kCPU))
-                                              : 0;
+  machine.memory_bytes = kind.memory_bytes > 0 ? kind.memory_bytes
+                         : kind.type == "cpu"  ? total_memory(at::Device(at::kCPU))
+                                               : 0;
   machine.speeds = rank_speeds(job.run.config, options.world);
   TrainFacts facts;
   const TrainPlan plan = plan_of(job, machine, &facts);
@@ -102,8 +102,14 @@ int run_rank(const TrainOptions& options, MpiSession& mpi) {
     check_rank(mpi.launcher_rank(), mpi.local_rank());
   });
   all_or_none(world, [&] { check_same_versions(own_versions(), world); });
-  all_or_none(world, [&] { job = open_train_job(options.config, options.overrides); });
-  all_or_none(world, [&] { check_train_agreement(job, world); });
+  std::vector<std::pair<std::string, std::string>> identity;
+  all_or_none(world, [&] {
+    job = open_train_job(options.config, options.overrides);
+    identity = train_identity(job);
+  });
+  all_or_none(world, [&] {
+    for (const auto& [what, text] : identity) check_same_text(world, text, what);
+  });
   RankPlace place{.rank = world.rank(),
                   .local_rank = mpi.local_rank(),
                   .local_size = mpi.local_size(),
@@ -114,7 +120,7 @@ int run_rank(const TrainOptions& options, MpiSession& mpi) {
     if (world.rank() == 0) prepare_train_outputs(job);
   });
   stop_on_sigterm();
-  const JobIdentity identity{job.directory, shared_token(world), rank_device(job.run.config, place).str()};
+  const JobIdentity failing{job.directory, shared_token(world), rank_device(job.run.config, place).str()};
   try {
     const Trained trained = Trainer(job, machine, place, world).run();
     world.barrier();
@@ -122,10 +128,10 @@ int run_rank(const TrainOptions& options, MpiSession& mpi) {
     world.barrier();
     return 0;
   } catch (const Error& error) {
-    if (error.code() != ExitCode::stopped) report_and_abort(identity, world);
+    if (error.code() != ExitCode::stopped) report_and_abort(failing, world);
     return end_stopped(error, world);
   } catch (...) {
-    report_and_abort(identity, world);
+    report_and_abort(failing, world);
   }
 }
 

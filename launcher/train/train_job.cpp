@@ -7,6 +7,7 @@
 #include "core/io/run_directory.h"
 #include "core/log.h"
 #include "launcher/devices.h"
+#include "models/presets.h"
 #include "models/training/train_state.h"
 #include "parallel/comm/text.h"
 
@@ -76,7 +77,7 @@ std::string data_identity(const Dataset* data) {
 }
 
 void check_sizes(const TrainJob& job) {
-  const ModelFacts facts = job.run.checkpoint->facts(at::kFloat, at::kFloat);
+  const ModelFacts facts = job.source().facts(at::kFloat, at::kFloat);
   for (const DataItem& item : job.data->items()) {
     RequestConfig request = job.run.requests.front();
     request.num_frames = item.size.frames;
@@ -92,11 +93,18 @@ std::filesystem::path TrainJob::result() const {
   return directory / (config.trains_adapter() ? "lora.safetensors" : "model");
 }
 
-TrainJob open_train_job(const std::string& config, const std::vector<std::string>& overrides) {
+namespace {
+
+TrainJob open_training(const std::string& config, const std::vector<std::string>& overrides, bool for_plan) {
   TrainJob job{.config = load_train_config(config, overrides)};
   job.run.config = run_config(job.config);
   job.run.requests = all_requests(job.run.config);
-  job.run.checkpoint = open_checkpoint(job.config.model.path);
+  const Preset* preset = for_plan ? find_preset(job.config.model.path) : nullptr;
+  if (preset) {
+    job.preset = preset->open();
+  } else {
+    job.run.checkpoint = open_checkpoint(job.config.model.path);
+  }
   job.directory = job.run.directory = std::filesystem::path(job.config.output.directory) / job.config.name;
   for (size_t i = 0; i < job.run.requests.size(); ++i) job.run.units.push_back({i, 0});
   job.data = open_data(job.config);
@@ -104,6 +112,16 @@ TrainJob open_train_job(const std::string& config, const std::vector<std::string
   job.validation = open_validation(job.config);
   check_sizes(job);
   return job;
+}
+
+}  // namespace
+
+TrainJob open_train_job(const std::string& config, const std::vector<std::string>& overrides) {
+  return open_training(config, overrides, /*for_plan=*/false);
+}
+
+TrainJob open_train_job_for_plan(const std::string& config, const std::vector<std::string>& overrides) {
+  return open_training(config, overrides, /*for_plan=*/true);
 }
 
 TrainOutputs prepare_train_outputs(const TrainJob& job) {
@@ -140,14 +158,14 @@ at::ScalarType training_dtype(const TrainConfig& config, const at::Device& devic
   return resolve_dtype(config.model.dtype, device);
 }
 
-void check_train_agreement(const TrainJob& job, Communicator& world) {
-  for (const auto& [key, value] : flatten(job.config)) {
-    check_same_text(world, key + "=" + value, "the configuration");
-  }
-  check_same_text(world, job.run.checkpoint->fingerprint(), "the weights");
-  check_same_text(world, data_identity(job.data.get()), "the data");
-  check_same_text(world, data_identity(job.prior.get()), "the class' data");
-  check_same_text(world, data_identity(job.validation.get()), "the validation's data");
+std::vector<std::pair<std::string, std::string>> train_identity(const TrainJob& job) {
+  std::string keys;
+  for (const auto& [key, value] : flatten(job.config)) keys += key + "=" + value + "\n";
+  return {{"the configuration", keys},
+          {"the weights", job.run.checkpoint->fingerprint()},
+          {"the data", data_identity(job.data.get())},
+          {"the class' data", data_identity(job.prior.get())},
+          {"the validation's data", data_identity(job.validation.get())}};
 }
 
 }  // namespace frameshard

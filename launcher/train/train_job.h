@@ -17,6 +17,10 @@ struct TrainJob {
       validation;  ///< `prior`: of the class (dreambooth), once there; the last two may be null
   std::filesystem::path directory;  ///< of the run: <output.directory>/<config name>
 
+  std::unique_ptr<DenoiserSource>
+      preset;  ///< a model by name, of which there are no files: to be planned for alone
+
+  const DenoiserSource& source() const { return preset ? *preset : *run.checkpoint; }
   bool draws_samples() const { return !config.sample.prompts.empty(); }
   TrainLimits limits() const {
     return {config.train.max_epochs, config.train.max_steps, config.train.max_samples};
@@ -28,6 +32,8 @@ struct TrainJob {
 /// Reads and checks the configuration, the checkpoint's headers and the data folders. Throws as their readers
 /// do.
 TrainJob open_train_job(const std::string& config, const std::vector<std::string>& overrides);
+/// The same for a plan: model.path may be one of models/presets.h.
+TrainJob open_train_job_for_plan(const std::string& config, const std::vector<std::string>& overrides);
 
 /// What an earlier run of this name left.
 enum class TrainOutputs { none, resumable, complete };
@@ -38,7 +44,7 @@ TrainOutputs prepare_train_outputs(const TrainJob& job);
 /// The dtype that the denoiser computes in.
 at::ScalarType training_dtype(const TrainConfig& config, const at::Device& device);
 
-/// Throws 76 where ranks have different configurations, weights or data: names what differs. Collective.
-void check_train_agreement(const TrainJob& job, Communicator& world);
+/// What must be the same on all ranks: what it is, and a text of it.
+std::vector<std::pair<std::string, std::string>> train_identity(const TrainJob& job);
 
 }  // namespace frameshard

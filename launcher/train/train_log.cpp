@@ -26,6 +26,14 @@ void cut_after(const std::filesystem::path& file, int64_t done) {
   write_file_atomically(file, kept);
 }
 
+// A PNG's width is at byte 16, its height at 20 (https://www.w3.org/TR/png-3/#11IHDR), the largest part
+// first.
+int64_t png_number(const std::string& png, size_t at) {
+  int64_t number = 0;
+  for (size_t i = at; i < std::min(at + 4, png.size()); ++i) number = number << 8 | uint8_t(png[i]);
+  return number;
+}
+
 }  // namespace
 
 void append_line(const std::filesystem::path& file, const std::string& line) {
@@ -84,7 +92,9 @@ void TrainLog::step(const StepReport& report) {
             {"seconds", report.seconds},
             {"samples_per_second", double(report.batch) / report.seconds},
             {"learning_rate", report.learning_rate},
-            {"gradient_norm", report.gradient_norm}};
+            {"gradient_norm", report.gradient_norm},
+            {"exchange_seconds", report.exchange_seconds},
+            {"peak_bytes", report.peak_bytes}};
   std::vector<std::pair<std::string, double>> scalars{
       {"loss/train", report.loss},
       {"learning_rate", report.learning_rate},
@@ -134,8 +144,9 @@ void TrainLog::samples(int64_t step, const std::vector<std::filesystem::path>& v
     log::info("sample: {}", video.string());
     const auto preview = video.parent_path() / "preview.png";
     if (!events_ || !std::filesystem::exists(preview)) continue;
-    events_->image(step, "samples/" + video.parent_path().filename().string(),
-                   read_text_file(preview, 64 << 20, "a picture"), 0, 0);
+    const std::string png = read_text_file(preview, 64 << 20, "a picture");
+    events_->image(step, "samples/" + video.parent_path().filename().string(), png, png_number(png, 16),
+                   png_number(png, 20));
   }
 }
 

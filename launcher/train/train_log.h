@@ -26,6 +26,8 @@ struct StepReport {
   int64_t step = 0, samples = 0;  ///< that are done
   double epoch = 0, loss = 0, seconds = 0, learning_rate = 0, gradient_norm = 0;
   int64_t batch = 0;
+  double exchange_seconds = 0;  ///< of this rank, in collectives, waiting included
+  int64_t peak_bytes = 0;       ///< of this rank, since the process began
   LevelLosses levels;
 };
 

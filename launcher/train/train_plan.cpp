@@ -111,10 +111,12 @@ void add_warnings(TrainPlan& plan, const TrainConfig& config, const TrainFacts& 
 
 TrainFacts train_facts(const TrainJob& job, const PlanMachine& machine, const SampleOrder& order,
                        std::span<const size_t> items) {
-  const auto denoiser = job.run.checkpoint->denoiser_without_weights();
+  const auto denoiser = job.source().denoiser_without_weights();
+  const at::Device type(machine.device == "cuda" ? at::kCUDA : at::kCPU);
+  const auto dtype = training_dtype(job.config, type);
   const TrainedNumbers numbers = trained_numbers(denoiser->weights(), job.config);
   TrainFacts facts{
-      .model = model_facts(job.run, machine.device),
+      .model = job.source().facts(dtype, dtype),
       .machine = machine,
       .trained = numbers.trained,
       .all = numbers.all,

@@ -28,7 +28,6 @@ struct TrainPlan {
   TrainedBytes trained;        ///< a rank's
   int64_t frozen_bytes = 0;    ///< weights that are not trained
   int64_t activation_bytes = 0;
-  double step_seconds = 0;  ///< predicted, of computing alone
   std::vector<std::string> reasons, warnings;
 
   int64_t bytes() const { return trained.total() + frozen_bytes + activation_bytes; }

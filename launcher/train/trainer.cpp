@@ -273,6 +273,7 @@ LevelLosses Trainer::sum_over_ranks(const LevelLosses& mine) {
 
 void Trainer::one_step(int64_t step) {
   Stopwatch watch;
+  const double exchanged = exchange_seconds();
   const Batch batch = plan_->amount.batch(step);
   const auto dealt = deal(batch);
   std::vector<Pass> passes = passes_of(batch, dealt[size_t(mesh_->coord().dp)]);
@@ -306,7 +307,14 @@ void Trainer::one_step(int64_t step) {
               .learning_rate = rate,
               .gradient_norm = norm,
               .batch = batch.count(),
+              .exchange_seconds = exchange_seconds() - exchanged,
+              .peak_bytes = peak_memory(device_),
               .levels = losses});
+}
+
+double Trainer::exchange_seconds() {
+  return gradients_->stats().seconds + gather_->stats().seconds + mesh_->cp().stats().seconds +
+         attention_->seconds();
 }
 
 bool Trainer::asked(bool mine) {

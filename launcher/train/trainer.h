@@ -51,6 +51,7 @@ class Trainer {
   void draw_samples(int64_t step, const std::filesystem::path& directory);
   void save_state(int64_t step);
   void write_result(const std::filesystem::path& path);
+  double exchange_seconds();
   bool asked(bool mine);
   bool first() const { return world_.rank() == 0; }
 

@@ -20,6 +20,10 @@ class RandomWan final : public DenoiserSource {
     return facts;
   }
 
+  std::unique_ptr<Denoiser> denoiser_without_weights() const override {
+    return std::make_unique<Dit>(config_, at::kFloat);
+  }
+
   std::unique_ptr<Denoiser> load_denoiser(const LoadOptions& options) const override {
     constexpr uint64_t seed = 0;  // the same weights on every rank
     auto dit = std::make_unique<Dit>(config_, options.dtype);

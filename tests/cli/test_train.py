@@ -118,6 +118,29 @@ def test_520_samples_on_any_number_of_ranks(config):
         assert "13 items, 520 samples an epoch; 520 samples in 260 steps of 2 = 1 epochs" in out
 
 
+def test_the_plan_of_a_large_model(tmp_path, config):
+    file = config(data={"width": 832, "height": 480, "num_frames": 81}, train={"global_batch": 8}, model={"path": "wan-14b"})
+    plan = ["train", file, "--plan", "--world", "8", "--device", "h200"]
+    out = succeed(run(plan)).out
+    assert "full: 14288491584 of 14288491584 weights (100 %) in bfloat16" in out
+    assert "zero 1, 32760 tokens a sample, blocks recomputed" in out
+    whole = run([*plan, "parallel.zero=0"])
+    assert "a rank needs about" in whole.err and "use more ranks" in whole.err
+
+
+@pytest.mark.parametrize("precision", ["bf16", "bf16_pure"])
+def test_bfloat16_learns_as_float32_does(config, one_rank, precision):
+    succeed(train(config(), f"train.precision={precision}", "parallel.bucket_megabytes=1", ranks=2))
+    losses = [line["loss"] for line in metrics()]
+    wanted = [line["loss"] for line in one_rank[1]]
+    assert numpy.allclose(losses, wanted, rtol=0.1), (losses, wanted)
+
+
+def test_errors_come_once_and_early_under_launch(config):
+    result = run(["launch", "--nproc-per-node", "2", "train", config(), "train.batch=3"])
+    assert_fails(result, 78, "train.batch")
+
+
 def test_a_stopped_run_goes_on_to_the_same_weights(config, one_rank):
     process = start([PROGRAM, "train", config(), "train.max_steps=20"])
     deadline = time.monotonic() + 60

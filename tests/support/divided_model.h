@@ -30,6 +30,9 @@ class CountingSource final : public DenoiserSource {
   ModelFacts facts(at::ScalarType dtype, at::ScalarType vae_dtype) const override {
     return checkpoint_->facts(dtype, vae_dtype);
   }
+  std::unique_ptr<Denoiser> denoiser_without_weights() const override {
+    return checkpoint_->denoiser_without_weights();
+  }
   std::unique_ptr<Denoiser> load_denoiser(const LoadOptions& options) const override {
     ++loads;
     return checkpoint_->load_denoiser(options);
