@@ -60,6 +60,10 @@ class CrossCheck {
     if (!config_.data.folder && !config_.data.procedural) {
       fail_at("data", "data.folder (or data.procedural) must be given");
     }
+    if (config_.data.procedural && !config_.dreambooth.instance_prompt.empty()) {
+      fail_at("dreambooth.instance_prompt",
+              "dreambooth.instance_prompt is for data.folder; drawn clips have captions of their own");
+    }
     if (config_.validation.folder && config_.validation.procedural) {
       fail_at("validation", "validation.folder and validation.procedural are both given; leave one out");
     }

@@ -48,7 +48,9 @@ struct TrainMethodConfig {
           one_of({"auto", "on", "off"}));
     visit("caption_dropout", self.caption_dropout,
           "part of the samples that are trained with an empty caption", in_range(0.0, 1.0));
-    visit("ema", self.ema, "decay a step of an exponential average of the weights; 0: none",
+    visit("ema", self.ema,
+          "decay a step of an exponential average of the weights, which is what is written; videos and "
+          "validation show the weights themselves; 0: none",
           in_range(0.0, 0.99999999));
     visit("fail_on_bad_item", self.fail_on_bad_item,
           "a clip that cannot be read ends the run; else it is left out, and "
@@ -275,8 +277,8 @@ struct SampleConfig {
   template <class Visitor, class Self>
   static void fields(Visitor& visit, Self& self) {
     visit("prompts", self.prompts, "a video each, at data's size; empty: none");
-    visit("every_steps", self.every_steps, "steps between them; auto: at each epoch's end",
-          in_range(1, 1000000000));
+    visit("every_steps", self.every_steps,
+          "steps between them; auto: at each epoch's end, beside its weights", in_range(1, 1000000000));
     visit("num_inference_steps", self.num_inference_steps, "denoising steps", in_range(1, 1000));
     visit("guidance_scale", self.guidance_scale, "strength of the prompt", in_range(0.0, 100.0));
     visit("seed", self.seed, "of the initial noise", in_range(0, std::numeric_limits<int64_t>::max()));

@@ -57,7 +57,7 @@ Options parsed(const std::vector<std::string>& program, void (*add)(CLI::App&, O
 std::optional<Job> read_job(const std::vector<std::string>& program) {
   if (program[0] == "train") {
     const auto options = parsed<TrainOptions>(program, add_train_options);
-    open_train_job(options.config, options.overrides);
+    if (!options.plan) open_train_job(options.config, options.overrides);
   }
   if (program[0] != "run") return std::nullopt;
   const auto options = parsed<RunOptions>(program, add_run_options);

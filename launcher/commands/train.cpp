@@ -110,6 +110,9 @@ int run_rank(const TrainOptions& options, MpiSession& mpi) {
   all_or_none(world, [&] {
     for (const auto& [what, text] : identity) check_same_text(world, text, what);
   });
+  // Equal configurations may lie in files of different names; the run has one directory.
+  job.config.name = job.run.config.name = gather_texts(world, job.config.name).front();
+  job.directory = job.run.directory = std::filesystem::path(job.config.output.directory) / job.config.name;
   RankPlace place{.rank = world.rank(),
                   .local_rank = mpi.local_rank(),
                   .local_size = mpi.local_size(),

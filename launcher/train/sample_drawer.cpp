@@ -38,11 +38,13 @@ void SampleDrawer::encode_prompts() {
 }
 
 std::vector<std::filesystem::path> SampleDrawer::draw(const Denoiser& denoiser,
-                                                      const std::filesystem::path& directory) {
+                                                      const std::filesystem::path& directory,
+                                                      Preview preview) {
   const c10::NoGradGuard no_grad;
   const RankParts parts = parts_of(run_.config, device_, place_.local_rank);
-  const auto vae = run_.checkpoint->load_vae({parts.vae.dtype, parts.vae.device});
   DecodeTeam team(mesh_.replica(), mesh_.coord().dp, plan_);
+  std::unique_ptr<Vae> vae;
+  if (team.member()) vae = run_.checkpoint->load_vae({parts.vae.dtype, parts.vae.device});
   std::vector<std::filesystem::path> videos;
   for (size_t i = 0; i < run_.requests.size(); ++i) {
     const RequestConfig& request = run_.requests[i];
@@ -67,7 +69,7 @@ std::vector<std::filesystem::path> SampleDrawer::draw(const Denoiser& denoiser,
     }
     team.decode(*vae, latents.to(parts.vae.device), [&](const at::Tensor& frames) { video->write(frames); });
     if (!video) continue;
-    video->write_preview();
+    if (preview == Preview::strip) video->write_preview();
     video->finish();
   }
   world_.barrier();

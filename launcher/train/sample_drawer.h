@@ -17,9 +17,11 @@ class SampleDrawer {
                Communicator& world);
   /// Encodes the prompts; the text encoder is gone then. Collective over `world`.
   void encode_prompts();
-  /// Draws every request into `directory`/<request id>/video.mp4 and returns the videos, on rank 0 alone.
-  /// Collective over `world`. 80 where a video is not finite.
-  std::vector<std::filesystem::path> draw(const Denoiser& denoiser, const std::filesystem::path& directory);
+  /// Draws every request into `directory`/<request id>/video.mp4, with a preview.png beside it if wanted, and
+  /// returns the videos, on rank 0 alone. Collective over `world`. 80 where a video is not finite.
+  enum class Preview { none, strip };
+  std::vector<std::filesystem::path> draw(const Denoiser& denoiser, const std::filesystem::path& directory,
+                                          Preview preview = Preview::strip);
 
  private:
   const Job& run_;

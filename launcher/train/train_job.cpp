@@ -6,7 +6,7 @@
 #include "core/io/json_file.h"
 #include "core/io/run_directory.h"
 #include "core/log.h"
-#include "launcher/devices.h"
+#include "launcher/placement.h"
 #include "models/presets.h"
 #include "models/training/train_state.h"
 #include "parallel/comm/text.h"
@@ -52,7 +52,10 @@ DatasetPtr open_data(const TrainConfig& config) {
 }
 
 DatasetPtr open_prior(const TrainConfig& config) {
-  if (config.train.method != "dreambooth" || !config.dreambooth.class_folder) return nullptr;
+  const DreamboothConfig& dreambooth = config.dreambooth;
+  if (config.train.method != "dreambooth" || !dreambooth.class_folder || dreambooth.prior_loss_weight == 0) {
+    return nullptr;
+  }
   return open_folder(*config.dreambooth.class_folder, config.data,
                      {.prior = true,
                       .caption = config.dreambooth.class_prompt,
@@ -67,23 +70,31 @@ DatasetPtr open_validation(const TrainConfig& config) {
                      {.fail_on_bad_item = config.train.fail_on_bad_item});
 }
 
-std::string data_identity(const Dataset* data) {
-  if (!data) return "none";
-  std::string text;
-  for (const DataItem& item : data->items()) {
-    text += fmt::format("{}\n{}\n{} {}\n", item.name, item.caption, item.repeats, item.identity);
-  }
-  return fmt::format("{} items, {:016x}", data->items().size(), fnv1a(text));
-}
-
 void check_sizes(const TrainJob& job) {
   const ModelFacts facts = job.source().facts(at::kFloat, at::kFloat);
-  for (const DataItem& item : job.data->items()) {
-    RequestConfig request = job.run.requests.front();
-    request.num_frames = item.size.frames;
-    request.height = item.size.height;
-    request.width = item.size.width;
-    check_positions(request, facts);
+  for (const Dataset* data : {job.data.get(), job.prior.get(), job.validation.get()}) {
+    if (!data) continue;
+    for (const DataItem& item : data->items()) {
+      RequestConfig request = job.run.requests.front();
+      request.num_frames = item.size.frames;
+      request.height = item.size.height;
+      request.width = item.size.width;
+      check_positions(request, facts);
+    }
+  }
+}
+
+// Empty where there is none.
+std::string hash_of_newest_state(const TrainJob& job) {
+  const auto newest = newest_train_state(job.directory / "state");
+  return newest.empty() ? "" : JsonReader(newest / "state.json").get<std::string>("config_hash");
+}
+
+void remove_old_run(const TrainJob& job) {
+  std::error_code ignored;
+  for (const char* old : {"state", "samples", "epochs", "tensorboard", "model", "lora.safetensors",
+                          "metrics.jsonl", "skipped.jsonl", "train.yaml"}) {
+    std::filesystem::remove_all(job.directory / old, ignored);
   }
 }
 
@@ -124,38 +135,33 @@ TrainJob open_train_job_for_plan(const std::string& config, const std::vector<st
   return open_training(config, overrides, /*for_plan=*/true);
 }
 
-TrainOutputs prepare_train_outputs(const TrainJob& job) {
-  const auto states = job.directory / "state";
-  if (job.config.output.overwrite) {
-    std::error_code ignored;
-    for (const char* old : {"state", "samples", "epochs", "tensorboard", "model", "lora.safetensors",
-                            "metrics.jsonl", "skipped.jsonl", "train.yaml"}) {
-      std::filesystem::remove_all(job.directory / old, ignored);
-    }
+std::string data_identity(const Dataset* data) {
+  if (!data) return "none";
+  std::string text;
+  for (const DataItem& item : data->items()) {
+    text += fmt::format("{}\n{}\n{} {}\n", item.name, item.caption, item.repeats, item.identity);
   }
-  prepare_output_directory(job.directory);
-  if (std::filesystem::exists(job.result())) {
-    fail(ExitCode::io,
-         "{} is there: this training is complete; give it another name (that of the config file), or set "
-         "output.overwrite=true to begin anew",
-         job.result().string());
-  }
-  const auto newest = newest_train_state(states);
-  if (newest.empty()) return TrainOutputs::none;
-  const std::string hash = JsonReader(newest / "state.json").get<std::string>("config_hash");
-  if (hash != config_hash(job.config)) {
-    fail(ExitCode::io,
-         "{} was left by a training of another configuration; give this one another name (that of the config "
-         "file), or set output.overwrite=true to begin anew",
-         newest.string());
-  }
-  return TrainOutputs::resumable;
+  return fmt::format("{} items, {:016x}", data->items().size(), fnv1a(text));
 }
 
-at::ScalarType training_dtype(const TrainConfig& config, const at::Device& device) {
-  if (config.train.precision == "float32") return at::kFloat;
-  if (config.train.precision != "auto") return at::kBFloat16;
-  return resolve_dtype(config.model.dtype, device);
+void prepare_train_outputs(const TrainJob& job) {
+  prepare_output_directory(job.directory);
+  const bool complete = std::filesystem::exists(job.result());
+  const std::string state = hash_of_newest_state(job);
+  const bool other = !state.empty() && state != config_hash(job.config);
+  if (!complete && !other) return;
+  if (job.config.output.overwrite) return remove_old_run(job);
+  const char* cure =
+      "give this one another name (that of the config file), or set output.overwrite=true to begin anew";
+  if (complete) fail(ExitCode::io, "{} is there: this training is complete; {}", job.result().string(), cure);
+  fail(ExitCode::io, "{} was left by a training of another configuration; {}",
+       (job.directory / "state").string(), cure);
+}
+
+at::ScalarType training_dtype(const TrainJob& job, const at::Device& device) {
+  const std::string& precision = job.config.train.precision;
+  if (precision != "auto") return precision == "float32" ? at::kFloat : at::kBFloat16;
+  return denoiser_dtype(job.run.config, device);
 }
 
 std::vector<std::pair<std::string, std::string>> train_identity(const TrainJob& job) {

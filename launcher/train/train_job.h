@@ -22,9 +22,6 @@ struct TrainJob {
 
   const DenoiserSource& source() const { return preset ? *preset : *run.checkpoint; }
   bool draws_samples() const { return !config.sample.prompts.empty(); }
-  TrainLimits limits() const {
-    return {config.train.max_epochs, config.train.max_steps, config.train.max_samples};
-  }
   /// The file or folder that a run ends with.
   std::filesystem::path result() const;
 };
@@ -35,14 +32,16 @@ TrainJob open_train_job(const std::string& config, const std::vector<std::string
 /// The same for a plan: model.path may be one of models/presets.h.
 TrainJob open_train_job_for_plan(const std::string& config, const std::vector<std::string>& overrides);
 
-/// What an earlier run of this name left.
-enum class TrainOutputs { none, resumable, complete };
-/// Makes the run's directory and proves that it can be written (74). 74 for a complete run, and one of
-/// another configuration, unless output.overwrite, which then removes what it left.
-TrainOutputs prepare_train_outputs(const TrainJob& job);
+/// Makes the run's directory and proves that it can be written (74). What an earlier run of this name and
+/// configuration left is gone on from; 74 for a complete one, and one of another configuration: with
+/// output.overwrite it is removed.
+void prepare_train_outputs(const TrainJob& job);
+
+/// Items and captions in a few words: differs where the data do. `data` may be null.
+std::string data_identity(const Dataset* data);
 
 /// The dtype that the denoiser computes in.
-at::ScalarType training_dtype(const TrainConfig& config, const at::Device& device);
+at::ScalarType training_dtype(const TrainJob& job, const at::Device& device);
 
 /// What must be the same on all ranks: what it is, and a text of it.
 std::vector<std::pair<std::string, std::string>> train_identity(const TrainJob& job);

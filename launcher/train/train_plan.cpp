@@ -73,7 +73,8 @@ void choose_memory(TrainPlan& plan, const TrainConfig& config, const TrainFacts&
     plan.reasons.push_back("blocks are recomputed: their activations do not fit beside the weights");
     return;
   }
-  for (int more = zero + 1; free_zero && ranks > 1 && more <= 3; ++more) {
+  const int most = config.train.recompute == "off" ? 2 : 3;  // zero 3 recomputes
+  for (int more = zero + 1; free_zero && ranks > 1 && more <= most; ++more) {
     if (!set(more, free_recompute || recompute)) continue;
     plan.reasons.push_back(fmt::format("zero {}: with less division a rank's part does not fit into {}", more,
                                        format_bytes(double(room))));
@@ -113,7 +114,7 @@ TrainFacts train_facts(const TrainJob& job, const PlanMachine& machine, const Sa
                        std::span<const size_t> items) {
   const auto denoiser = job.source().denoiser_without_weights();
   const at::Device type(machine.device == "cuda" ? at::kCUDA : at::kCPU);
-  const auto dtype = training_dtype(job.config, type);
+  const auto dtype = training_dtype(job, type);
   const TrainedNumbers numbers = trained_numbers(denoiser->weights(), job.config);
   TrainFacts facts{
       .model = job.source().facts(dtype, dtype),

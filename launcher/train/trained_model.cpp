@@ -57,7 +57,8 @@ void link_or_copy(const fs::path& from, const fs::path& to) {
     return;
   }
   std::error_code error;
-  fs::create_hard_link(fs::canonical(from), to, error);
+  const fs::path real = fs::canonical(from, error);  // a link to a file of a cache
+  if (!error) fs::create_hard_link(real, to, error);
   if (error) fs::copy_file(from, to, error);
   if (error)
     fail(ExitCode::io, "{}: cannot be copied to {}: {}", from.string(), to.string(), error.message());
@@ -137,8 +138,13 @@ void TrainedModel::write(const fs::path& path, const at::Tensor& average, const 
   const fs::path temporary = path.parent_path() / ("." + path.filename().string() + ".tmp");
   std::error_code error;
   fs::remove_all(temporary, error);
-  make_output_directory(temporary);
-  write_folder(temporary, average, job);
+  try {
+    make_output_directory(temporary);
+    write_folder(temporary, average, job);
+  } catch (...) {
+    fs::remove_all(temporary, error);
+    throw;
+  }
   fs::remove_all(path, error);
   fs::rename(temporary, path, error);
   if (error)

@@ -4,9 +4,11 @@
 
 #include <ATen/Parallel.h>
 #include <c10/core/GradMode.h>
+#include <fmt/ranges.h>
 
 #include "core/device.h"
 #include "core/error.h"
+#include "core/hash.h"
 #include "core/host.h"
 #include "core/io/atomic_file.h"
 #include "core/io/json_file.h"
@@ -17,6 +19,7 @@
 #include "core/stop.h"
 #include "launcher/devices.h"
 #include "launcher/video_maker.h"
+#include "parallel/comm/settle.h"
 #include "parallel/comm/text.h"
 
 namespace frameshard {
@@ -43,38 +46,60 @@ Trainer::Trainer(TrainJob& job, const PlanMachine& machine, const RankPlace& pla
   resume();
 }
 
-// The class of a subject, as the model draws it before it is trained.
+// The class of a subject, as the model draws it before it is trained. In a folder named after what determines
+// it.
 void Trainer::draw_class() {
   const DreamboothConfig& dreambooth = job_.config.dreambooth;
   if (job_.config.train.method != "dreambooth" || job_.prior || dreambooth.prior_loss_weight == 0) return;
-  const auto folder = job_.directory / "class";
-  Job drawn{.config = job_.run.config};
-  drawn.checkpoint = open_checkpoint(job_.config.model.path);
-  drawn.config.request.reset();
-  drawn.config.requests.clear();
+  std::vector<RequestConfig> wanted;
+  std::string identity = job_.run.checkpoint->fingerprint();
   for (int64_t i = 0; i < dreambooth.class_items; ++i) {
     RequestConfig request = job_.run.requests.front();
     request.id = fmt::format("{:04}", i);
     request.prompt = dreambooth.class_prompt;
     request.seed = job_.config.train.seed + i;
-    if (!has_complete_output(folder / request.id)) drawn.config.requests.push_back(request);
+    wanted.push_back(request);
   }
+  RunConfig one = job_.run.config;
+  one.requests.clear();
+  one.request = wanted.front();
+  const auto folder = job_.directory / "class" / fmt::format("{:016x}", fnv1a(identity + config_hash(one)));
+  draw_missing(wanted, folder);
+  settle(world_, [&] {
+    job_.prior = open_folder(folder, job_.config.data,
+                             {.prior = true,
+                              .caption = dreambooth.class_prompt,
+                              .most_items = dreambooth.class_items,
+                              .fail_on_bad_item = job_.config.train.fail_on_bad_item});
+  });
+  check_same_text(world_, data_identity(job_.prior.get()), "the items of the class");
+}
+
+// Rank 0 looks what is there: others may see another disk.
+void Trainer::draw_missing(const std::vector<RequestConfig>& wanted, const std::filesystem::path& folder) {
+  at::Tensor missing = at::zeros({int64_t(wanted.size())}, at::kLong);
+  for (size_t i = 0; i < wanted.size(); ++i) {
+    missing[int64_t(i)] = int64_t(!has_complete_output(folder / wanted[i].id));
+  }
+  world_.broadcast(missing, 0);
+  Job drawn{.config = job_.run.config};
+  drawn.config.request.reset();
+  drawn.config.requests.clear();
+  for (size_t i = 0; i < wanted.size(); ++i) {
+    if (missing[int64_t(i)].item<int64_t>() != 0) drawn.config.requests.push_back(wanted[i]);
+  }
+  if (drawn.config.requests.empty()) return;
   drawn.requests = drawn.config.requests;
-  world_.barrier();  // everyone has seen the same
-  if (!drawn.requests.empty()) {
-    if (first())
-      log::info("drawing {} items of the class \"{}\"", drawn.requests.size(), dreambooth.class_prompt);
-    SampleDrawer drawer(drawn, machine_, place_, device_, world_);
-    drawer.encode_prompts();
-    const auto dtype = training_dtype(job_.config, device_);
-    const auto denoiser = drawn.checkpoint->load_denoiser({dtype, device_});
-    drawer.draw(*denoiser, folder);
-  }
-  job_.prior = open_folder(folder, job_.config.data, {.prior = true, .caption = dreambooth.class_prompt});
+  drawn.checkpoint = open_checkpoint(job_.config.model.path);
+  if (first()) log::info("drawing {} items of the class \"{}\"", wanted.size(), wanted.front().prompt);
+  SampleDrawer drawer(drawn, machine_, place_, device_, world_);
+  drawer.encode_prompts();
+  const auto denoiser = drawn.checkpoint->load_denoiser({training_dtype(job_, device_), device_});
+  drawer.draw(*denoiser, folder, SampleDrawer::Preview::none);
 }
 
 void Trainer::encode_data() {
-  const auto dtype = training_dtype(job_.config, device_);
+  const auto dtype = training_dtype(job_, device_);
   StoreOptions options{.directory = job_.config.data.cache,
                        .max_sequence_length = job_.config.data.max_sequence_length,
                        .vae_dtype = resolve_dtype(job_.config.model.vae_dtype, device_),
@@ -83,7 +108,6 @@ void Trainer::encode_data() {
                        .fail_on_bad_item = job_.config.train.fail_on_bad_item,
                        .empty_caption = job_.config.train.caption_dropout > 0,
                        .host = host_number(place_, world_)};
-  make_output_directory(options.directory);
   std::vector<SkippedItem> skipped;
   auto encode = [&](const Dataset& data, const char* what, std::optional<SampleStore>& store) {
     set_phase(std::string("encode ") + what);
@@ -140,7 +164,7 @@ void Trainer::load_model() {
   plan_training();
   set_phase("load");
   Stopwatch watch;
-  const auto dtype = training_dtype(job_.config, device_);
+  const auto dtype = training_dtype(job_, device_);
   denoiser_ = job_.run.checkpoint->load_denoiser({dtype, device_});
   if (job_.config.train.from_scratch) {
     randomize_weights(denoiser_->weights(), dtype, device_, uint64_t(job_.config.train.seed));
@@ -163,7 +187,7 @@ void Trainer::load_model() {
   parameters_.emplace(model_->parameters(), *gradients_, *gather_,
                       SyncOptions{.zero = plan_->zero,
                                   .bucket_bytes = int64_t(job_.config.parallel.bucket_megabytes * 1048576)});
-  {
+  if (!job_.config.trains_adapter()) {
     const auto weights = parameters_->whole();  // a view of memory that is not there cannot be made
     model_->refresh_parts();
   }
@@ -183,13 +207,31 @@ void Trainer::load_model() {
   log::info("model loaded in {:.1f} s", watch.lap());
 }
 
+// What the numbers of samples and items mean.
+std::string Trainer::identity() const {
+  std::string text = job_.run.checkpoint->fingerprint();
+  for (const Dataset* data : {job_.data.get(), job_.prior.get()}) text += data_identity(data);
+  for (const auto* items : {&items_, &prior_items_}) text += fmt::format("{}\n", fmt::join(*items, " "));
+  return fmt::format("{:016x}", fnv1a(text));
+}
+
 void Trainer::resume() {
-  position_ = {.config_hash = config_hash(job_.config)};
+  position_ = {.config_hash = config_hash(job_.config), .more = {{"identity", identity()}}};
   // Rank 0 chooses: another host may see another disk.
   const std::string newest =
       gather_texts(world_, first() ? newest_train_state(job_.directory / "state").string() : "").front();
   if (!newest.empty()) {
     position_ = load_train_state(newest, *parameters_, *optimizer_, world_);
+    if (position_.more["identity"] != identity()) {
+      fail(ExitCode::io,
+           "{} was left by a training on other data or another model; restore them, or remove "
+           "the run's directory to begin anew",
+           newest);
+    }
+    if (position_.step > plan_->amount.steps()) {
+      fail(ExitCode::config, "{} is a state after {} steps, and this training has {}; raise its limits",
+           newest, position_.step, plan_->amount.steps());
+    }
     if (first()) log::info("going on after step {} of {}", position_.step, plan_->amount.steps());
   }
   if (first()) {
@@ -317,7 +359,7 @@ double Trainer::exchange_seconds() {
          attention_->seconds();
 }
 
-bool Trainer::asked(bool mine) {
+bool Trainer::on_any_rank(bool mine) {
   at::Tensor flag = at::full({1}, int64_t(mine), at::kLong);
   world_.all_reduce(flag, ReduceOp::max);
   return flag.item<int64_t>() != 0;
@@ -327,26 +369,31 @@ void Trainer::after_step(int64_t step) {
   const CheckpointConfig& checkpoint = job_.config.checkpoint;
   const int64_t done = step + 1;
   const bool epoch = plan_->amount.ends_epoch(step), last = done == plan_->amount.steps();
-  auto due = [&](const auto& every) { return every && done % *every == 0; };
+  auto due = [&](const std::optional<int64_t>& every) { return every && done % *every == 0; };
+  const bool stop = on_any_rank(stop_requested());
+  const bool late =
+      checkpoint.every_minutes && on_any_rank(process_seconds() - saved_at_ > 60 * *checkpoint.every_minutes);
+  // The state first: whatever fails after it can be repeated.
+  const bool save = due(checkpoint.every_steps) || (epoch && checkpoint.every_epoch) || late || stop;
+  if (save && !last) save_state(done);
+  if (stop && !last)
+    fail(ExitCode::stopped, "stopped by a signal after step {}; the same command goes on from here", done);
+
   if (validation_ && (last || done % job_.config.validation.every_steps == 0)) validate(done);
-  const auto& every = job_.config.sample.every_steps.value;
-  if (drawer_ && (every ? done % *every == 0 : false)) {
+  if (due(job_.config.sample.every_steps.value) && drawer_) {
     draw_samples(done, job_.directory / "samples" / fmt::format("step-{:08}", done));
   }
-  if (epoch && checkpoint.every_epoch) {
-    const auto folder =
-        job_.directory / "epochs" / fmt::format("epoch-{:04}", plan_->amount.epoch_of(step) + 1);
-    if (first()) make_output_directory(folder);
-    write_result(folder / job_.result().filename());
-    if (drawer_) draw_samples(done, folder);
-  }
-  const bool stop = asked(stop_requested());
-  const bool time =
-      checkpoint.every_minutes && asked(process_seconds() - saved_at_ > 60 * *checkpoint.every_minutes);
-  if (last) return;  // the result says it all
-  if (stop || time || due(checkpoint.every_steps) || (epoch && checkpoint.every_epoch)) save_state(done);
-  if (stop)
-    fail(ExitCode::stopped, "stopped by a signal after step {}; the same command goes on from here", done);
+  if (epoch) end_epoch(step);
+}
+
+void Trainer::end_epoch(int64_t step) {
+  const auto folder =
+      job_.directory / "epochs" / fmt::format("epoch-{:04}", plan_->amount.epoch_of(step) + 1);
+  const bool draws = drawer_ && job_.config.sample.every_steps.is_auto();
+  if (!job_.config.checkpoint.every_epoch && !draws) return;
+  if (first()) make_output_directory(folder);
+  if (job_.config.checkpoint.every_epoch) write_result(folder / job_.result().filename());
+  if (draws) draw_samples(step + 1, folder);
 }
 
 // Always the same noise: the loss of two models can be compared.
@@ -377,8 +424,6 @@ void Trainer::draw_samples(int64_t step, const std::filesystem::path& directory)
 void Trainer::save_state(int64_t step) {
   set_phase("save", step, plan_->amount.steps());
   const auto states = job_.directory / "state";
-  if (first()) make_output_directory(states);
-  world_.barrier();
   save_train_state(states, position_, *parameters_, *optimizer_, world_);
   if (first()) prune_train_states(states, job_.config.checkpoint.keep);
   saved_at_ = process_seconds();

@@ -37,6 +37,7 @@ class Trainer {
 
   void encode_data();
   void draw_class();
+  void draw_missing(const std::vector<RequestConfig>& wanted, const std::filesystem::path& folder);
   void plan_training();
   void load_model();
   void resume();
@@ -46,13 +47,15 @@ class Trainer {
   TrainPass prepared(const Pass& pass) const;
   LevelLosses compute(const std::vector<Pass>& passes, int64_t idle);
   LevelLosses sum_over_ranks(const LevelLosses& mine);
+  std::string identity() const;
   void after_step(int64_t step);
+  void end_epoch(int64_t step);
   void validate(int64_t step);
   void draw_samples(int64_t step, const std::filesystem::path& directory);
   void save_state(int64_t step);
   void write_result(const std::filesystem::path& path);
   double exchange_seconds();
-  bool asked(bool mine);
+  bool on_any_rank(bool mine);
   bool first() const { return world_.rank() == 0; }
 
   TrainJob& job_;

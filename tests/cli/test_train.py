@@ -212,6 +212,12 @@ def test_dreambooth_draws_its_class(config):
     assert "drawing 3 items of the class" in result.err
     assert result.out.strip() == "outputs/job/model"
     assert len(metrics()) == 3
+    assert len(list(Path("outputs/job/class").glob("*/*/video.mp4"))) == 3
+    assert not list(Path("outputs/job/class").glob("*/*/*.png"))
+    # The class counts: without its loss the weights are others.
+    with_class = weights()
+    succeed(train(file, "dreambooth.prior_loss_weight=0", "output.overwrite=true"))
+    assert difference(with_class, weights()) > 1e-5
 
 
 def test_samples_validation_average_and_events(config):
@@ -240,6 +246,35 @@ def test_a_state_of_another_configuration_is_refused(config):
     succeed(train(file, "train.max_steps=2"))
     shutil.rmtree("outputs/job/model")
     assert_fails(train(file, "optimizer.learning_rate=0.5"), 74, "was left by a training of another configuration")
+
+
+def test_a_state_of_other_data_is_refused(config):
+    file = config(checkpoint={"every_steps": 1})
+    succeed(train(file, "train.max_steps=2"))
+    shutil.rmtree("outputs/job/model")
+    state = next(Path("outputs/job/state").glob("step-*")) / "state.json"
+    state.write_text(state.read_text().replace('"identity"', '"other"'))
+    assert_fails(train(file), 74, "was left by a training on other data or another model")
+
+
+def test_epochs_are_kept_with_their_videos(config):
+    file = config(train={"max_steps": 8}, checkpoint={"every_epoch": True, "keep": 1},
+                  sample={"prompts": ["a red circle"], "num_inference_steps": 2}, parallel={"zero": 3})
+    succeed(train(file, ranks=2))
+    for epoch in ("epoch-0001", "epoch-0002"):
+        assert Path(f"outputs/job/epochs/{epoch}/model/model_index.json").exists()
+        assert Path(f"outputs/job/epochs/{epoch}/sample-1/video.mp4").exists()
+    assert [path.name for path in Path("outputs/job/state").iterdir()] == ["step-00000004"]
+
+
+def test_the_average_is_what_is_written(config):
+    succeed(train(config(train={"max_steps": 4, "ema": 0.9}), "output.directory=average"))
+    for zero in ("0", "1"):
+        succeed(train(config(train={"max_steps": 4, "ema": 0.9}), f"output.directory=zero{zero}", f"parallel.zero={zero}", ranks=2))
+    succeed(train(config(train={"max_steps": 4}), "output.directory=plain"))
+    at = lambda folder: load_file(f"{folder}/job/model/transformer/{WEIGHTS}")  # noqa: E731
+    assert difference(at("average"), at("zero0")) < 1e-6 and difference(at("average"), at("zero1")) < 1e-6
+    assert difference(at("average"), at("plain")) > 1e-5
 
 
 def test_a_loss_that_is_not_finite(config):
