@@ -15,6 +15,7 @@
 #include "core/text.h"
 #include "launcher/calibration.h"
 #include "models/masks.h"
+#include "parallel/comm/settle.h"
 #include "parallel/plan_costs.h"
 
 namespace frameshard {
@@ -177,9 +178,7 @@ ResumeFile VideoMaker::resume_file(const Unit& unit) const {
 
 // The ranks of a replica get the signal at different moments, and must leave at the same step.
 bool VideoMaker::asked_to_stop() {
-  at::Tensor asked = at::full({1}, int64_t(stop_requested()), at::kLong);
-  mesh_.replica().all_reduce(asked, ReduceOp::max);
-  return asked.item<int64_t>() != 0;
+  return on_any(stop_requested(), mesh_.replica());
 }
 
 void VideoMaker::fail_stopped() {

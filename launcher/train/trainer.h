@@ -55,7 +55,6 @@ class Trainer {
   void save_state(int64_t step);
   void write_result(const std::filesystem::path& path);
   double exchange_seconds();
-  bool on_any_rank(bool mine);
   bool first() const { return world_.rank() == 0; }
 
   TrainJob& job_;

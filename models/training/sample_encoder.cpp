@@ -38,21 +38,6 @@ std::vector<size_t> those_of(const std::vector<size_t>& numbers, const std::vect
   return chosen;
 }
 
-// True where it is on some rank.
-std::vector<bool> on_any(const std::vector<bool>& mine, Communicator& group) {
-  at::Tensor flags = at::zeros({int64_t(mine.size())}, at::kLong);
-  std::copy(mine.begin(), mine.end(), flags.data_ptr<int64_t>());
-  group.barrier();  // unlike other collectives it leaves the core to those that still read
-  group.all_reduce(flags, ReduceOp::max);
-  std::vector<bool> any(mine.size());
-  std::copy_n(flags.data_ptr<int64_t>(), any.size(), any.begin());
-  return any;
-}
-
-bool on_any(bool mine, Communicator& group) {
-  return on_any(std::vector<bool>{mine}, group).front();
-}
-
 // Names are listed anew, not asked for one by one: network file systems remember for a while that a file was
 // not there.
 std::set<std::string> names_in(const fs::path& directory) {

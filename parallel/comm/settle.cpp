@@ -26,4 +26,18 @@ void settle(Communicator& group, const std::function<void()>& action) {
   throw Error(ExitCode(int(codes[failed][0])), messages[failed]);
 }
 
+std::vector<bool> on_any(const std::vector<bool>& mine, Communicator& group) {
+  at::Tensor flags = at::zeros({int64_t(mine.size())}, at::kLong);
+  std::copy(mine.begin(), mine.end(), flags.data_ptr<int64_t>());
+  group.barrier();  // unlike other collectives it leaves the core to those that still read
+  group.all_reduce(flags, ReduceOp::max);
+  std::vector<bool> any(mine.size());
+  std::copy_n(flags.data_ptr<int64_t>(), any.size(), any.begin());
+  return any;
+}
+
+bool on_any(bool mine, Communicator& group) {
+  return on_any(std::vector<bool>{mine}, group).front();
+}
+
 }  // namespace frameshard

@@ -260,7 +260,7 @@ def test_keys_name_everything_a_run_writes_down(single):
     assert {"model.path", "request.prompt", "infer.diffusion.cp_size", "scheduler.flow_shift", "output.overwrite"} <= listed
     written = (single[1] / "run.yaml").read_text()
     # Left out: empty lists, and what is null.
-    for key in listed - {"requests", "devices", "request.prompts", "request.context.window", "request.context.overlap",
+    for key in listed - {"requests", "devices", "lora", "request.prompts", "request.context.window", "request.context.overlap",
                          "place.denoiser"}:
         assert re.search(rf"^ *{key.rsplit('.', 1)[-1]}:", written, re.M), key
 
