@@ -7,6 +7,7 @@
 #include "core/fields_read.h"
 #include "core/fields_write.h"
 #include "core/hash.h"
+#include "core/io/run_directory.h"
 #include "core/request_source.h"
 #include "core/text.h"
 
@@ -206,16 +207,6 @@ void share_request(RunConfig& config, Origins& origins) {
   // It need not be a whole request.
   if (!origins.given("request.prompt")) origins.set("request.prompt", Location(origins.place("request")));
   check_value(shared, "request", &origins);
-}
-
-// A name that is a directory below the output directory and nowhere else.
-std::string run_name(const std::filesystem::path& file) {
-  std::string name = file.stem().string();
-  if (name == "." || name == "..") {
-    fail(ExitCode::config, "{}: the name of a config file names its outputs; {} cannot", file.string(),
-         quote_for_message(name));
-  }
-  return name;
 }
 
 RunConfig load(const std::filesystem::path& file, std::span<const std::string> overrides,

@@ -3,6 +3,7 @@
 #include "core/fields_read.h"
 #include "core/fields_write.h"
 #include "core/hash.h"
+#include "core/io/run_directory.h"
 #include "core/text.h"
 
 namespace frameshard {
@@ -103,15 +104,6 @@ class CrossCheck {
   const TrainConfig& config_;
   const Origins& origins_;
 };
-
-std::string run_name(const std::filesystem::path& file) {
-  std::string name = file.stem().string();
-  if (name == "." || name == "..") {
-    fail(ExitCode::config, "{}: the name of a config file names its outputs; {} cannot", file.string(),
-         quote_for_message(name));
-  }
-  return name;
-}
 
 }  // namespace
 

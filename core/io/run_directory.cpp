@@ -2,9 +2,19 @@
 
 #include "core/error.h"
 #include "core/io/atomic_file.h"
+#include "core/text.h"
 
 namespace frameshard {
 namespace fs = std::filesystem;
+
+std::string run_name(const fs::path& config_file) {
+  std::string name = config_file.stem().string();
+  if (name == "." || name == "..") {
+    fail(ExitCode::config, "{}: the name of a config file names its outputs; {} cannot", config_file.string(),
+         quote_for_message(name));
+  }
+  return name;
+}
 
 void make_output_directory(const fs::path& directory) {
   std::error_code error;

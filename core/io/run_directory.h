@@ -6,6 +6,10 @@
 
 namespace frameshard {
 
+/// The name of a config file's run, its stem: a directory below the output directory and nowhere else. 78 for
+/// one that cannot be.
+std::string run_name(const std::filesystem::path& config_file);
+
 /// Makes a directory and those above it; 74 where it cannot.
 void make_output_directory(const std::filesystem::path& directory);
 

@@ -1,5 +1,5 @@
-#include "core/train_config.h"
 #include "core/error.h"
+#include "core/train_config.h"
 #include "launcher/commands/commands.h"
 #include "launcher/commands/output.h"
 

@@ -147,15 +147,7 @@ PlanMachine describe_together(const Job& job, RankPlace& place, Communicator& wo
 }
 
 int run_under_mpi(const RunOptions& options) {
-  MpiSession mpi;
-  log::set_rank(mpi.world().rank(), mpi.world().size());
-  note_ranks_met(mpi.world());
-  set_phase("validation");
-  try {
-    return run_rank(options, mpi);
-  } catch (const Ended& ended) {
-    return ended.code;
-  }
+  return as_mpi_rank([&](MpiSession& mpi) { return run_rank(options, mpi); });
 }
 
 }  // namespace frameshard

@@ -5,12 +5,26 @@
 #include "core/device.h"
 #include "core/host.h"
 #include "core/log.h"
+#include "core/phase.h"
 #include "launcher/commands/output.h"
 #include "launcher/devices.h"
 #include "launcher/placement.h"
 #include "launcher/precision.h"
+#include "launcher/settle.h"
 
 namespace frameshard {
+
+int as_mpi_rank(const std::function<int(MpiSession& mpi)>& rank) {
+  MpiSession mpi;
+  log::set_rank(mpi.world().rank(), mpi.world().size());
+  note_ranks_met(mpi.world());
+  set_phase("validation");
+  try {
+    return rank(mpi);
+  } catch (const Ended& ended) {
+    return ended.code;
+  }
+}
 
 void print_videos(const Generated& made) {
   std::fflush(stderr);

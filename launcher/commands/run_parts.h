@@ -1,10 +1,12 @@
 // What both forms of `run` do: alone (run.cpp) and as one of several processes (run_mpi.cpp).
 #pragma once
 
+#include <functional>
 #include <memory>
 
 #include "launcher/commands/commands.h"
 #include "launcher/generate.h"
+#include "parallel/comm/mpi_session.h"
 
 namespace frameshard {
 
@@ -19,6 +21,10 @@ void print_plan(const RunPlan& plan, const Job& job, int rank);
 ObservedRank observed(const Job& job, const RankPlace& place, const RunPlan& plan, int rank);
 /// Null where --prometheus is not given.
 std::unique_ptr<Exporter> exporter_of(const RunOptions& options);
+
+/// Begins MPI, calls `rank` as one of its ranks and returns its exit code, or that of Ended
+/// (launcher/settle.h).
+int as_mpi_rank(const std::function<int(MpiSession& mpi)>& rank);
 
 /// What differs between hosts, and must be the same in the plan of all ranks; divides the cores. Throws Ended
 /// (launcher/settle.h). Collective.

@@ -138,25 +138,14 @@ int run_rank(const TrainOptions& options, MpiSession& mpi) {
   }
 }
 
-int run_under_mpi(const TrainOptions& options) {
-  MpiSession mpi;
-  log::set_rank(mpi.world().rank(), mpi.world().size());
-  note_ranks_met(mpi.world());
-  set_phase("validation");
-  try {
-    return run_rank(options, mpi);
-  } catch (const Ended& ended) {
-    return ended.code;
-  }
-}
-
 }  // namespace
 
 int train_command(const TrainOptions& options) {
   if (options.plan) return print_train_plan(options);
   cuda();  // loaded before the first tensor is made (core/cuda_module.h)
   stop_on_sigusr1();
-  return launcher_environment().launched ? run_under_mpi(options) : run_alone(options);
+  if (!launcher_environment().launched) return run_alone(options);
+  return as_mpi_rank([&](MpiSession& mpi) { return run_rank(options, mpi); });
 }
 
 }  // namespace frameshard
