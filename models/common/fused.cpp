@@ -4,6 +4,7 @@
 
 #include "models/common/fused_cpu.h"
 #include "models/common/fused_cuda.h"
+#include "models/common/fused_gradients.h"
 #include "models/common/fused_layout.h"
 #include "models/common/layers.h"
 #include "models/common/rope.h"
@@ -11,9 +12,15 @@
 namespace frameshard {
 namespace {
 
-// Whether the CPU loops take this tensor: they know no gradients and no other type.
-bool takes_cpu_loops(const at::Tensor& x) {
-  return x.is_cpu() && x.scalar_type() == at::kFloat && !c10::GradMode::is_enabled();
+// Whether the CPU loops take these: they know no other type.
+template <class... Tensors>
+bool takes_cpu_loops(const Tensors&... tensors) {
+  return ((tensors.is_cpu() && tensors.scalar_type() == at::kFloat) && ...);
+}
+
+// Whether `row` is [B, 1, d] to x [B, S, d], as the loops read it.
+bool is_row_a_batch(const at::Tensor& row, const at::Tensor& x) {
+  return row.sizes() == at::IntArrayRef{x.size(0), 1, x.size(2)};
 }
 
 const float* floats(const at::Tensor& x) {
@@ -43,41 +50,42 @@ at::Tensor unfused::channel_norm_silu(const at::Tensor& x, const at::Tensor& gam
 
 at::Tensor norm_modulate(const at::Tensor& x, const at::Tensor& scale, const at::Tensor& shift, double eps) {
   if (at::Tensor out = gpu::norm_modulate(x, scale, shift, eps); out.defined()) return out;
-  if (!takes_cpu_loops(x) || !x.is_contiguous()) return unfused::norm_modulate(x, scale, shift, eps);
-  const at::Tensor scale_rows = scale.contiguous(), shift_rows = shift.contiguous();
-  at::Tensor out = at::empty_like(x);
-  cpu::norm_modulate(floats(x), floats(scale_rows), floats(shift_rows), out.data_ptr<float>(),
-                     x.size(0) * x.size(1), x.size(1), x.size(2), float(eps));
-  return out;
+  if (!takes_cpu_loops(x, scale, shift) || !x.is_contiguous() || !is_row_a_batch(scale, x) ||
+      !is_row_a_batch(shift, x)) {
+    return unfused::norm_modulate(x, scale, shift, eps);
+  }
+  return cpu::norm_modulate(x, scale, shift, eps);
 }
 
 at::Tensor rms_norm_rotate(const at::Tensor& x, const at::Tensor& weight, int64_t heads,
                            const at::Tensor& rope, double eps) {
   if (at::Tensor out = gpu::rms_norm_rotate(x, weight, heads, rope, eps); out.defined()) return out;
-  if (!takes_cpu_loops(x) || !has_row_stride(x)) return unfused::rms_norm_rotate(x, weight, heads, rope, eps);
-  const int64_t rows = x.size(0) * x.size(1), d = x.size(2);
-  at::Tensor out = at::empty({x.size(0), x.size(1), heads, d / heads}, x.options());
-  const at::Tensor turns = rope.defined() ? at::view_as_real(rope).contiguous() : rope;
-  cpu::rms_norm_rotate(floats(x), x.stride(1), floats(weight), turns.defined() ? floats(turns) : nullptr,
-                       out.data_ptr<float>(), rows, x.size(1), d, heads, float(eps));
-  return out;
+  const bool by_loops = takes_cpu_loops(x, weight) && has_row_stride(x);
+  return by_loops ? cpu::rms_norm_rotate(x, weight, heads, rope, eps)
+                  : unfused::rms_norm_rotate(x, weight, heads, rope, eps);
 }
 
 at::Tensor gated_sum(at::Tensor x, const at::Tensor& branch, const at::Tensor& gate) {
   if (gpu::gated_sum(x, branch, gate)) return x;
-  if (!takes_cpu_loops(x)) return unfused::gated_sum(x, branch, gate);
-  return x.addcmul_(branch, gate);
+  if (!takes_cpu_loops(x, branch, gate)) return unfused::gated_sum(x, branch, gate);
+  if (!c10::GradMode::is_enabled()) return x.addcmul_(branch, gate);
+  if (!branch.is_contiguous() || branch.sizes() != x.sizes() || !is_row_a_batch(gate, x)) {
+    return unfused::gated_sum(x, branch, gate);
+  }
+  return cpu::gated_sum(x, branch, gate);
 }
 
 at::Tensor gelu_tanh(at::Tensor x) {
   if (!takes_cpu_loops(x) || !x.is_contiguous()) return at::gelu(x, "tanh");
-  cpu::gelu_tanh(x.data_ptr<float>(), x.numel());
+  if (c10::GradMode::is_enabled()) return cpu::gelu_tanh(x);
+  cpu::gelu_tanh(floats(x), x.data_ptr<float>(), x.numel());
   return x;
 }
 
 void channel_norm_silu(const at::Tensor& x, const at::Tensor& gamma, at::Tensor out) {
   if (gpu::channel_norm_silu(x, gamma, out)) return;
-  if (!takes_cpu_loops(x) || !is_dense_channels_last(x) || !is_dense_channels_last(out)) {
+  const bool dense = is_dense_channels_last(x) && is_dense_channels_last(out);
+  if (c10::GradMode::is_enabled() || !takes_cpu_loops(x, gamma) || !dense) {
     out.copy_(unfused::channel_norm_silu(x, gamma));
     return;
   }

@@ -1,6 +1,7 @@
-// Elementwise work between the products of a model, in one pass over memory each: fused kernels where no
-// gradient is wanted (vectorised on a CPU, in float32; CUDA kernels on a GPU), else the same formulas in
-// ATen's operations, which are the reference that the kernels are tested against.
+// Elementwise work between the products of a model, in one pass over memory each: on a CPU in float32
+// vectorised loops, which have gradients too (fused_gradients.h; channel_norm_silu has none), on a GPU CUDA
+// kernels where no gradient is wanted. Else the same formulas in ATen's operations, which are the reference
+// that both are tested against.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -18,10 +19,10 @@ at::Tensor rms_norm_rotate(const at::Tensor& x, const at::Tensor& weight, int64_
                            const at::Tensor& rope, double eps);
 
 /// x + branch * gate in float32: x and branch [B, S, d], gate [B, 1, d] float32. Returns x's dtype; may use
-/// the memory of x.
+/// the memory of x where gradients are off.
 at::Tensor gated_sum(at::Tensor x, const at::Tensor& branch, const at::Tensor& gate);
 
-/// GELU by tanh; may use the memory of x.
+/// GELU by tanh; may use the memory of x where gradients are off.
 at::Tensor gelu_tanh(at::Tensor x);
 
 /// silu(x / |x| * sqrt(C) * gamma), |x| over the C channels of each pixel: x and out [B, C, T, H, W], gamma

@@ -15,7 +15,8 @@ void norm_modulate(const float* x, const float* scale, const float* shift, float
 void rms_norm_rotate(const float* x, int64_t stride, const float* weight, const float* rope, float* out,
                      int64_t rows, int64_t positions, int64_t d, int64_t heads, float eps);
 
-void gelu_tanh(float* x, int64_t count);
+/// `out` may be x.
+void gelu_tanh(const float* x, float* out, int64_t count);
 
 /// `pixels` rows of `channels`.
 void channel_norm_silu(const float* x, const float* gamma, float* out, int64_t pixels, int64_t channels);
