@@ -18,6 +18,7 @@ class CrossCheck {
     check_method();
     check_data();
     check_dreambooth();
+    check_autoencoder();
     check_weights();
     if (config_.optimizer.warmup_samples > 0 && config_.train.max_samples &&
         config_.optimizer.warmup_samples > *config_.train.max_samples) {
@@ -37,8 +38,8 @@ class CrossCheck {
   }
 
   void check_method() const {
-    if (config_.train.from_scratch && config_.train.method != "full") {
-      fail_at("train.from_scratch", "train.from_scratch needs train.method full, got {}",
+    if (config_.train.from_scratch && config_.train.method != "full" && !config_.trains_vae()) {
+      fail_at("train.from_scratch", "train.from_scratch needs train.method full or vae, got {}",
               config_.train.method);
     }
     if (config_.train.precision == "bf16_pure" && config_.train.ema > 0) {
@@ -93,6 +94,55 @@ class CrossCheck {
     }
   }
 
+  void check_autoencoder() const {
+    const AutoencoderConfig& autoencoder = config_.autoencoder;
+    if (!config_.trains_vae()) {
+      if (autoencoder != AutoencoderConfig()) {
+        fail_at("autoencoder",
+                "autoencoder is given, but train.method is {}; set it to vae, or leave these keys out",
+                config_.train.method);
+      }
+      return;
+    }
+    if (config_.train.text_encoder) {
+      fail_at("train.text_encoder", "train.text_encoder is for a denoiser; train.method vae has no text");
+    }
+    if (!config_.sample.prompts.empty()) {
+      fail_at("sample.prompts", "sample.prompts are for a denoiser; train.method vae draws no videos");
+    }
+    if (config_.train.from_scratch && autoencoder.decoder_only) {
+      fail_at("autoencoder.decoder_only",
+              "autoencoder.decoder_only and train.from_scratch do not go together");
+    }
+    for (size_t i = 0; i < autoencoder.windows.size(); ++i) {
+      const int64_t frames = autoencoder.windows[i];
+      if (frames >= 1 && frames % 4 == 1 && frames <= config_.data.num_frames) continue;
+      fail_at(
+          fmt::format("autoencoder.windows.{}", i),
+          "autoencoder.windows.{} is {}; it must be 1 + a multiple of 4, and at most data.num_frames ({})", i,
+          frames, config_.data.num_frames);
+    }
+    check_vae_division();
+  }
+
+  // An autoencoder has no tokens to share and no blocks to gather.
+  void check_vae_division() const {
+    if (config_.train.micro_batch > 1) {
+      fail_at("train.micro_batch",
+              "train.micro_batch is for a denoiser; train.method vae takes clips one by one");
+    }
+    if (config_.parallel.cp_size.value.value_or(1) > 1) {
+      fail_at("parallel.cp_size", "parallel.cp_size is {}; train.method vae divides samples alone, so 1",
+              *config_.parallel.cp_size.value);
+    }
+    if (config_.parallel.zero.value.value_or(0) > 2) {
+      fail_at("parallel.zero", "parallel.zero is 3; train.method vae knows 0 to 2");
+    }
+    if (config_.train.recompute == "on") {
+      fail_at("train.recompute", "train.recompute is for the blocks of a denoiser, and train.method is vae");
+    }
+  }
+
   void check_weights() const {
     for (size_t i = 0; i < config_.devices.size(); ++i) {
       if (!config_.devices[i].weight.is_auto()) continue;
@@ -134,8 +184,9 @@ std::vector<std::pair<std::string, std::string>> flatten(const TrainConfig& conf
 std::string config_hash(const TrainConfig& config) {
   // What is divided, shown or kept does not change the weights; how long is trained may be changed on the
   // way.
-  const auto other = {"parallel.", "devices",    "validation.", "sample.",         "checkpoint.",
-                      "output.",   "data.cache", "train.max_",  "train.recompute", "adapter.format"};
+  const auto other = {"parallel.",       "devices",           "validation.",   "sample.",
+                      "checkpoint.",     "output.",           "data.cache",    "train.max_",
+                      "train.recompute", "train.micro_batch", "adapter.format"};
   std::string text;
   for (const auto& [key, value] : flatten(config)) {
     if (std::any_of(other.begin(), other.end(), [&](auto start) { return key.starts_with(start); })) continue;

@@ -9,11 +9,13 @@ namespace frameshard {
 /// `train:` what is trained, how long, and in which numbers.
 struct TrainMethodConfig {
   std::string method = "lora";
+  bool text_encoder = false;
   bool from_scratch = false;
   std::optional<int64_t> max_epochs;
   std::optional<int64_t> max_steps;
   std::optional<int64_t> max_samples;
   int64_t global_batch = 1;
+  int64_t micro_batch = 1;
   int64_t seed = 0;
   std::string precision = "auto";
   std::string recompute = "auto";
@@ -27,15 +29,21 @@ struct TrainMethodConfig {
   static void fields(Visitor& visit, Self& self) {
     visit("method", self.method,
           "lora: low-rank changes of some layers; full: all weights; dreambooth: all weights, or "
-          "low-rank ones, on instances and their class",
-          one_of({"lora", "full", "dreambooth"}));
-    visit("from_scratch", self.from_scratch, "full: begin from random weights, not the checkpoint's");
+          "low-rank ones, on instances and their class; vae: the autoencoder alone (autoencoder:)",
+          one_of({"lora", "full", "dreambooth", "vae"}));
+    visit("text_encoder", self.text_encoder,
+          "the text encoder is trained too, as the denoiser is: low-rank changes, or all weights");
+    visit("from_scratch", self.from_scratch, "full and vae: begin from random weights, not the checkpoint's");
     visit("max_epochs", self.max_epochs,
           "times that every sample is seen; the smallest of the three limits counts", in_range(1, 1000000));
     visit("max_steps", self.max_steps, "steps of the optimizer", in_range(1, 1000000000));
     visit("max_samples", self.max_samples, "samples in all", in_range(1, 1000000000000));
     visit("global_batch", self.global_batch,
           "samples of a step, over all ranks together, whatever their number", in_range(1, 1000000));
+    visit("micro_batch", self.micro_batch,
+          "samples of one size that a rank computes at once, at the most: a small model's pass keeps a GPU "
+          "busy only so; memory grows with it, what is learnt does not change",
+          in_range(1, 4096));
     visit("seed", self.seed, "of the order, the noise and the times",
           in_range(0, std::numeric_limits<int64_t>::max()));
     visit("precision", self.precision,
@@ -104,6 +112,35 @@ struct DreamboothConfig {
           in_range(0, 1000000));
     visit("prior_loss_weight", self.prior_loss_weight, "of the class' loss beside the instances'",
           in_range(0.0, 1e6));
+  }
+};
+
+/// `autoencoder:` the loss of method vae, a sum of these over a clip and what comes back of it.
+struct AutoencoderConfig {
+  bool decoder_only = false;
+  double absolute_weight = 1.0;
+  double square_weight = 1.0;
+  double edge_weight = 1.0;
+  double kl_weight = 1e-5;
+  std::vector<int64_t> windows;
+
+  bool operator==(const AutoencoderConfig&) const = default;
+
+  template <class Visitor, class Self>
+  static void fields(Visitor& visit, Self& self) {
+    visit("decoder_only", self.decoder_only,
+          "the encoder stays as it is, and with it what latents mean to a denoiser");
+    visit("absolute_weight", self.absolute_weight, "of the mean absolute difference", in_range(0.0, 1e6));
+    visit("square_weight", self.square_weight, "of the mean squared difference", in_range(0.0, 1e6));
+    visit("edge_weight", self.edge_weight,
+          "of the mean absolute difference of the steps from pixel to pixel, right and down",
+          in_range(0.0, 1e6));
+    visit("kl_weight", self.kl_weight,
+          "of the latents' mean divergence from a normal distribution, a number of theirs",
+          in_range(0.0, 1e6));
+    visit("windows", self.windows,
+          "frames of a window, 1 + a multiple of 4: each sample shows a part of its clip of one of these "
+          "lengths, in turn; empty: the whole clip. A model that saw short windows alone drifts after them");
   }
 };
 
@@ -329,6 +366,7 @@ struct TrainConfig {
   TrainMethodConfig train;
   AdapterConfig adapter;
   DreamboothConfig dreambooth;
+  AutoencoderConfig autoencoder;
   DataConfig data;
   NoiseConfig noise;
   OptimizerConfig optimizer;
@@ -340,6 +378,7 @@ struct TrainConfig {
   TrainOutputConfig output;
   std::string name;  ///< the config file's stem, no key of the file
 
+  bool trains_vae() const { return train.method == "vae"; }
   /// Low-rank changes are trained, and no weight of the checkpoint.
   bool trains_adapter() const {
     return train.method == "lora" || (train.method == "dreambooth" && dreambooth.adapter);
@@ -352,6 +391,7 @@ struct TrainConfig {
     visit("train", self.train, "what is trained, how long, and in which numbers");
     visit("adapter", self.adapter, "low-rank changes");
     visit("dreambooth", self.dreambooth, "a subject and its class");
+    visit("autoencoder", self.autoencoder, "the loss of the autoencoder");
     visit("data", self.data, "what is trained on");
     visit("noise", self.noise, "how noisy the samples are");
     visit("optimizer", self.optimizer, "AdamW and its learning rate");

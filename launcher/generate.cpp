@@ -68,9 +68,17 @@ class Generator {
     const auto sharing = sharing_for(job_, plan_, part, job_.config.place.text_encoder,
                                      {place_, maker_.mesh(), world_, /*decodes=*/false});
     use_device(part.device);
-    PromptEmbeddings texts(*job_.checkpoint, requests,
-                           {.encoder = {part.dtype, part.device}, .dtype = maker_.parts().denoiser.dtype},
-                           maker_.mesh(), sharing.get());
+    const auto load = [this](LoadOptions options) {
+      if (job_.lora.changes_weights && options.device.is_cpu())
+        options.host = nullptr;  // see model_parts.cpp
+      std::shared_ptr<const TextEncoder> encoder = job_.checkpoint->load_text_encoder(options);
+      use_lora_files(job_.config.lora, *job_.checkpoint, *encoder);
+      return encoder;
+    };
+    PromptEmbeddings texts(
+        requests,
+        {.load = load, .encoder = {part.dtype, part.device}, .dtype = maker_.parts().denoiser.dtype},
+        maker_.mesh(), sharing.get());
     use_device(device_);
     return texts;
   }

@@ -19,7 +19,9 @@ std::string ranks_of(const std::vector<LoraLayer>& layers) {
 
 void add(LoraFacts& facts, const LoraConfig& file, const std::vector<LoraLayer>& layers) {
   for (const LoraLayer& layer : layers) {
-    if (layer.a.defined() && !file.merge) facts.adapter_values += layer.a.numel() + layer.b.numel();
+    int64_t& values =
+        layer.layer.starts_with(text_encoder_prefix) ? facts.text_encoder_values : facts.adapter_values;
+    if (layer.a.defined() && !file.merge) values += layer.a.numel() + layer.b.numel();
     facts.changes_weights = facts.changes_weights || file.merge || layer.weight_difference.defined() ||
                             layer.bias_difference.defined();
   }
@@ -34,14 +36,30 @@ LoraFacts check_lora(const std::vector<LoraConfig>& files, const Checkpoint& che
   LoraFacts facts;
   if (files.empty()) return facts;
   const auto denoiser = checkpoint.denoiser_without_weights();
-  for (const LoraConfig& file : files) add(facts, file, read_lora(file.path, denoiser->weights()));
+  const auto text_encoder = checkpoint.text_encoder_without_weights();
+  for (const LoraConfig& file : files) {
+    add(facts, file, read_lora(file.path, denoiser->weights(), &text_encoder->weights()));
+  }
   return facts;
 }
 
-void use_lora_files(const std::vector<LoraConfig>& files, const Denoiser& denoiser) {
+void use_lora_files(const std::vector<LoraConfig>& files, const Checkpoint& checkpoint,
+                    const Denoiser& denoiser) {
+  if (files.empty()) return;
+  const auto text_encoder = checkpoint.text_encoder_without_weights();
   for (const LoraConfig& file : files) {
-    use_lora(read_lora(file.path, denoiser.weights()), denoiser.weights(),
-             {.scale = file.scale, .merge = file.merge});
+    use_lora(denoiser_changes(read_lora(file.path, denoiser.weights(), &text_encoder->weights())),
+             denoiser.weights(), {.scale = file.scale, .merge = file.merge});
+  }
+}
+
+void use_lora_files(const std::vector<LoraConfig>& files, const Checkpoint& checkpoint,
+                    const TextEncoder& text_encoder) {
+  if (files.empty()) return;
+  const auto denoiser = checkpoint.denoiser_without_weights();
+  for (const LoraConfig& file : files) {
+    use_lora(text_encoder_changes(read_lora(file.path, denoiser->weights(), &text_encoder.weights())),
+             text_encoder.weights(), {.scale = file.scale, .merge = file.merge});
   }
 }
 

@@ -117,7 +117,8 @@ void add_plan(CLI::App& app, Arguments& arguments, int& code) {
 }
 
 void add_train(CLI::App& app, Arguments& arguments, int& code) {
-  CLI::App* train = app.add_subcommand("train", "Train a model, or low-rank changes of one, on clips with captions");
+  CLI::App* train =
+      app.add_subcommand("train", "Train a model, or low-rank changes of one, on clips with captions");
   add_train_options(*train, arguments.train);
   train->callback([&] { code = train_command(arguments.train); });
   train->footer("mpirun -n 2 frameshard train configs/train-lora.yaml train.max_epochs=4");
@@ -199,7 +200,8 @@ int main(int argc, char** argv) {
   try {
     become_launched_rank();
     app.parse(argc, argv);
-    if (!app.got_subcommand("run") && !app.got_subcommand("train")) check_output();  // what the others print is all that they make
+    if (!app.got_subcommand("run") && !app.got_subcommand("train"))
+      check_output();  // what the others print is all that they make
     return code;
   } catch (const CLI::ParseError& error) {
     return refuse_command_line(app, error, argc, argv);

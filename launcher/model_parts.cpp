@@ -73,7 +73,7 @@ void ModelParts::take_denoiser() {
     const bool own_copy = job_.lora.changes_weights && parts_.denoiser.device.is_cpu();
     auto loaded = job_.checkpoint->load_denoiser(
         {parts_.denoiser.dtype, parts_.denoiser.device, own_copy ? nullptr : denoiser_group_.get()});
-    use_lora_files(job_.config.lora, *loaded);
+    use_lora_files(job_.config.lora, *job_.checkpoint, *loaded);
     if (job_.config.lossy.float8_linear) loaded->quantize_linear();
     return loaded;
   });

@@ -37,6 +37,10 @@ class Checkpoint : public DenoiserSource {
   /// By which its scheduler moves noise levels towards noise (flow matching); 1: not at all.
   virtual double flow_shift() const = 0;
 
+  /// As denoiser_without_weights().
+  virtual std::unique_ptr<TextEncoder> text_encoder_without_weights() const = 0;
+  virtual std::unique_ptr<Vae> vae_without_weights() const = 0;
+
   // Each call reads the weights from disk into their final place, as load_denoiser() does.
   virtual std::unique_ptr<TextEncoder> load_text_encoder(const LoadOptions& options) const = 0;
   virtual std::unique_ptr<Vae> load_vae(const LoadOptions& options) const = 0;

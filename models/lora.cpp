@@ -31,7 +31,8 @@ void merge(const LoraLayer& change, const LayerSlot& slot, double scale) {
 
 void add_adapter(const LoraLayer& change, const LayerSlot& slot, double scale) {
   // The bias has the dtype that the layer computes in, also where its weight is in 8-bit floats.
-  const at::TensorOptions options = slot.computed->bias.options();
+  const Linear& layer = *slot.computed;
+  const at::TensorOptions options = (layer.bias.defined() ? layer.bias : layer.weight).options();
   slot.computed->adapters.push_back({.a = change.a.flatten(1).to(options),
                                      .b = change.b.flatten(1).to(options),
                                      .scale = scale * change.scale,
@@ -84,6 +85,23 @@ std::set<std::string> names_over_blocks(const WeightList& list) {
 }
 
 }  // namespace
+
+std::vector<LoraLayer> denoiser_changes(const std::vector<LoraLayer>& changes) {
+  std::vector<LoraLayer> own;
+  std::copy_if(changes.begin(), changes.end(), std::back_inserter(own),
+               [](const LoraLayer& each) { return !each.layer.starts_with(text_encoder_prefix); });
+  return own;
+}
+
+std::vector<LoraLayer> text_encoder_changes(const std::vector<LoraLayer>& changes) {
+  std::vector<LoraLayer> own;
+  for (const LoraLayer& each : changes) {
+    if (!each.layer.starts_with(text_encoder_prefix)) continue;
+    own.push_back(each);
+    own.back().layer.erase(0, std::string(text_encoder_prefix).size());
+  }
+  return own;
+}
 
 void use_lora(const std::vector<LoraLayer>& changes, const WeightList& list, UseLora use) {
   const c10::NoGradGuard no_grad;

@@ -17,7 +17,8 @@ namespace fs = std::filesystem;
 // Alphas of diffusers' form: PEFT's settings, as JSON in the file's metadata.
 class PeftAlphas {
  public:
-  explicit PeftAlphas(const fs::path& file) {
+  /// `prefix` names the model in the settings: "transformer." or text_encoder_prefix.
+  PeftAlphas(const fs::path& file, const std::string& prefix) {
     const auto metadata = read_safetensors_metadata(file);
     const auto text = metadata.find("lora_adapter_metadata");
     if (text == metadata.end()) return;
@@ -50,7 +51,6 @@ class PeftAlphas {
   }
 
  private:
-  static inline const std::string prefix = "transformer.";
   std::optional<double> alpha_;
   std::map<std::string, double> by_layer_;
   bool by_root_ = false;
@@ -58,8 +58,12 @@ class PeftAlphas {
 
 class LoraReader {
  public:
-  LoraReader(const fs::path& file, const WeightList& list)
-      : file_(file), names_(list), tensors_(WeightFiles::open(file)), alphas_(file) {}
+  LoraReader(const fs::path& file, const WeightList& denoiser, const WeightList* text_encoder)
+      : file_(file),
+        names_(denoiser, text_encoder),
+        tensors_(WeightFiles::open(file)),
+        alphas_(file, "transformer."),
+        text_alphas_(file, text_encoder_prefix) {}
 
   std::vector<LoraLayer> read() {
     sort_names();
@@ -78,14 +82,14 @@ class LoraReader {
     std::vector<std::string> unknown;
     int64_t of_text_encoder = 0;
     for (const auto& [name, entry] : tensors_.tensors()) {
-      if (is_text_encoder_key(name)) {
-        ++of_text_encoder;
-      } else if (const auto key = names_.find(name)) {
+      if (const auto key = names_.find(name)) {
         const auto [first, fresh] = parts_[key->layer].emplace(key->part, &entry);
         if (!fresh) {
           fail(ExitCode::bad_data, "{}: \"{}\" and \"{}\" are the same part of {}", file_.string(),
                one_line(first->second->name), one_line(name), key->layer);
         }
+      } else if (is_text_encoder_key(name)) {
+        ++of_text_encoder;
       } else {
         unknown.push_back(fmt::format("{} {}", one_line(name), format_shape(entry.shape)));
       }
@@ -100,7 +104,7 @@ class LoraReader {
     static std::set<std::string> warned;
     const std::lock_guard lock(mutex);
     if (!warned.insert(file_.string()).second) return;
-    log::warning("{}: its {} tensors of a text encoder are left out: only the denoiser's changes are used",
+    log::warning("{}: its {} tensors of a text encoder are left out: they change no layer of this model's",
                  file_.string(), of_text_encoder);
   }
 
@@ -170,7 +174,8 @@ class LoraReader {
     require_shape(*b, up, layer.layer);
     layer.a = values(*a);
     layer.b = values(*b);
-    layer.scale = alpha ? alpha_of(*alpha) / double(rank) : alphas_.scale(layer.layer, rank);
+    const PeftAlphas& alphas = layer.layer.starts_with(text_encoder_prefix) ? text_alphas_ : alphas_;
+    layer.scale = alpha ? alpha_of(*alpha) / double(rank) : alphas.scale(layer.layer, rank);
   }
 
   double alpha_of(const TensorEntry& entry) const {
@@ -202,7 +207,7 @@ class LoraReader {
   const fs::path& file_;
   LoraNames names_;
   WeightFiles tensors_;
-  PeftAlphas alphas_;
+  PeftAlphas alphas_, text_alphas_;
   std::map<std::string, Parts> parts_;  // by module
 };
 
@@ -227,8 +232,9 @@ LoraForm parse_lora_form(const std::string& word) {
        quote_for_message(word));
 }
 
-std::vector<LoraLayer> read_lora(const fs::path& file, const WeightList& list) {
-  return LoraReader(file, list).read();
+std::vector<LoraLayer> read_lora(const fs::path& file, const WeightList& denoiser,
+                                 const WeightList* text_encoder) {
+  return LoraReader(file, denoiser, text_encoder).read();
 }
 
 void write_lora(const fs::path& file, const std::vector<LoraLayer>& layers, LoraForm form,

@@ -11,6 +11,8 @@ namespace {
 constexpr const char* kohya_prefix = "lora_unet_";
 constexpr const char* comfyui_prefix = "diffusion_model.";
 constexpr const char* diffusers_prefix = "transformer.";
+constexpr const char* comfyui_text_prefix = "text_encoders.umt5xxl.transformer.";
+constexpr const char* kohya_text_prefixes[] = {"lora_te_", "lora_te1_"};
 
 const std::pair<const char*, const char*> original_parts[] = {
     {"condition_embedder.time_embedder.linear_1", "time_embedding.0"},
@@ -80,11 +82,27 @@ std::string original_name(std::string name) {
   return name;
 }
 
+namespace {
+
+std::string text_encoder_name(const std::string& layer, LoraForm form) {
+  const std::string own = layer.substr(std::string(text_encoder_prefix).size());
+  return form == LoraForm::kohya       ? kohya_text_prefixes[0] + underscored(own)
+         : form == LoraForm::diffusers ? layer
+                                       : comfyui_text_prefix + own;
+}
+
+std::string denoiser_name(const std::string& layer, LoraForm form) {
+  return form == LoraForm::kohya       ? kohya_prefix + underscored(original_name(layer))
+         : form == LoraForm::diffusers ? diffusers_prefix + layer
+                                       : comfyui_prefix + original_name(layer);
+}
+
+}  // namespace
+
 std::string lora_key(const std::string& layer, LoraPart part, LoraForm form) {
   const bool peft = form == LoraForm::diffusers;
-  const std::string name = form == LoraForm::kohya ? kohya_prefix + underscored(original_name(layer))
-                           : peft                  ? diffusers_prefix + layer
-                                                   : comfyui_prefix + original_name(layer);
+  const std::string name =
+      layer.starts_with(text_encoder_prefix) ? text_encoder_name(layer, form) : denoiser_name(layer, form);
   switch (part) {
     case LoraPart::a:
       return name + (peft ? ".lora_A.weight" : ".lora_down.weight");
@@ -104,15 +122,26 @@ bool is_text_encoder_key(const std::string& key) {
   return key.starts_with("lora_te") || key.starts_with("text_encoder");
 }
 
-LoraNames::LoraNames(const WeightList& list) {
-  for (const LayerSlot& layer : list.layers()) layers_[layer.name] = &layer;
+void LoraNames::add_slots(const WeightList& list, const std::string& prefix) {
+  for (const LayerSlot& layer : list.layers()) layers_[prefix + layer.name] = &layer;
   for (const WeightSlot& slot : list.slots()) {
-    slots_[slot.name] = &slot;
-    std::string module = slot.name;
+    slots_[prefix + slot.name] = &slot;
+    std::string module = prefix + slot.name;
     if (!strip_suffix(module, ".weight")) strip_suffix(module, ".bias");
     if (modules_.empty() || modules_.back() != module) modules_.push_back(module);
   }
-  for (const std::string& module : modules_) {
+}
+
+LoraNames::LoraNames(const WeightList& denoiser, const WeightList* text_encoder) {
+  add_slots(denoiser, "");
+  const size_t of_denoiser = modules_.size();
+  if (text_encoder) add_slots(*text_encoder, text_encoder_prefix);
+  for (size_t i = of_denoiser; i < modules_.size(); ++i) {
+    diffusers_[modules_[i]] = modules_[i];
+    kohya_text_[underscored(modules_[i].substr(std::string(text_encoder_prefix).size()))] = modules_[i];
+  }
+  for (size_t i = 0; i < of_denoiser; ++i) {
+    const std::string& module = modules_[i];
     const std::string original = original_name(module);
     diffusers_[module] = module;
     original_[original] = module;
@@ -128,7 +157,13 @@ LoraNames::LoraNames(const WeightList& list) {
 std::optional<LoraKey> LoraNames::find(const std::string& key) const {
   std::string name = key;
   const auto* names = &diffusers_;
-  if (strip_prefix(name, kohya_prefix)) {
+  const bool kohya_text = std::any_of(std::begin(kohya_text_prefixes), std::end(kohya_text_prefixes),
+                                      [&](const char* prefix) { return strip_prefix(name, prefix); });
+  if (kohya_text) {
+    names = &kohya_text_;
+  } else if (strip_prefix(name, comfyui_text_prefix)) {
+    name = text_encoder_prefix + name;
+  } else if (strip_prefix(name, kohya_prefix)) {
     names = &kohya_;
   } else if (strip_prefix(name, comfyui_prefix)) {
     names = &original_;

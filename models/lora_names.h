@@ -29,10 +29,11 @@ std::string lora_key(const std::string& layer, LoraPart part, LoraForm form);
 /// A text encoder's.
 bool is_text_encoder_key(const std::string& key);
 
-/// The names of one model's layers in all forms.
+/// The names of a denoiser's layers in all forms, and those of its text encoder, which begin with
+/// text_encoder_prefix.
 class LoraNames {
  public:
-  explicit LoraNames(const WeightList& list);
+  explicit LoraNames(const WeightList& denoiser, const WeightList* text_encoder = nullptr);
 
   /// Nothing for a name that is no layer's, or no part of a change.
   std::optional<LoraKey> find(const std::string& key) const;
@@ -45,10 +46,12 @@ class LoraNames {
   const WeightSlot* bias(const std::string& module) const;
 
  private:
+  void add_slots(const WeightList& list, const std::string& prefix);
+
   std::vector<std::string> modules_;
   std::map<std::string, const LayerSlot*> layers_;
   std::map<std::string, const WeightSlot*> slots_;
-  std::map<std::string, std::string> diffusers_, original_, kohya_;  ///< name -> module
+  std::map<std::string, std::string> diffusers_, original_, kohya_, kohya_text_;  ///< name -> module
 };
 
 }  // namespace frameshard

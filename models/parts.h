@@ -18,8 +18,13 @@ namespace frameshard {
 class TextEncoder {
  public:
   virtual ~TextEncoder() = default;
-  /// Prompt -> [1, max_length, text_dim]; rows past its tokens are 0.
+  /// Prompt -> [1, max_length, text_dim]; rows past its tokens are 0. Differentiable by the weights that
+  /// require gradients.
   virtual at::Tensor encode(const std::string& prompt, int64_t max_length) const = 0;
+  /// As Denoiser::weights().
+  virtual const WeightList& weights() const {
+    fail(ExitCode::internal, "this text encoder does not show its weights");
+  }
 };
 
 /// What a denoiser derives from a text once a request: it does not depend on the timestep.
@@ -117,6 +122,11 @@ class Vae {
   /// That mean [B, C, k+1, h, w] -> latents as denoising ends with them, float32: what decode() takes.
   virtual at::Tensor normalised(const at::Tensor& mean) const {
     fail(ExitCode::internal, "this VAE does not normalise latents");
+  }
+  /// As Denoiser::weights(). encode() and decode_unlimited() are differentiable by those that require
+  /// gradients.
+  virtual const WeightList& weights() const {
+    fail(ExitCode::internal, "this VAE does not show its weights");
   }
 };
 

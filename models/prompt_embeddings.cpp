@@ -29,8 +29,8 @@ at::Tensor broadcast_matrix(const at::Tensor& mine, at::ScalarType dtype, Commun
 
 }  // namespace
 
-PromptEmbeddings::PromptEmbeddings(const Checkpoint& checkpoint, std::span<const RequestConfig> requests,
-                                   const TextLoad& load, ProcessMesh& mesh, const HostSharing* sharing)
+PromptEmbeddings::PromptEmbeddings(std::span<const RequestConfig> requests, const TextLoad& load,
+                                   ProcessMesh& mesh, const HostSharing* sharing)
     : dtype_(load.dtype), mesh_(mesh) {
   set_phase("text");
   if (mesh.replica().rank() != 0) return;
@@ -39,25 +39,26 @@ PromptEmbeddings::PromptEmbeddings(const Checkpoint& checkpoint, std::span<const
       known_[{prompt.text, request.max_sequence_length}];
     if (request.uses_guidance()) known_[{request.negative_prompt, request.max_sequence_length}];
   }
-  encode(checkpoint, load.encoder, sharing);
+  encode(load, sharing);
   exchange();
 }
 
 // Replica i takes the i-th text, the (i + dp)-th, and so on.
-void PromptEmbeddings::encode(const Checkpoint& checkpoint, LoadOptions load, const HostSharing* sharing) {
+void PromptEmbeddings::encode(const TextLoad& load, const HostSharing* sharing) {
   const c10::NoGradGuard no_grad;
   const bool has_work = mesh_.dp().rank() < int(known_.size());
   const auto host = sharing ? sharing->among(mesh_.dp(), has_work) : nullptr;
-  load.host = host.get();
-  std::unique_ptr<TextEncoder> encoder;
+  LoadOptions options = load.encoder;
+  options.host = host.get();
+  std::shared_ptr<const TextEncoder> encoder;
   int64_t number = 0;
   for (auto& [key, embedding] : known_) {
     if (number++ % mesh_.dp().size() != mesh_.dp().rank()) continue;
-    if (!encoder) encoder = checkpoint.load_text_encoder(load);
+    if (!encoder) encoder = load.load(options);
     embedding = without_padding(encoder->encode(key.first, key.second)).to(dtype_);
   }
   encoder.reset();
-  release_cached_memory(load.device);
+  release_cached_memory(load.encoder.device);
 }
 
 void PromptEmbeddings::exchange() {

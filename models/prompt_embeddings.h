@@ -11,8 +11,10 @@
 
 namespace frameshard {
 
-/// How texts are encoded: where and in which dtype the encoder is, and the dtype of what it makes.
+/// How texts are encoded: where and in which dtype the encoder is, who loads it, and the dtype of what it
+/// makes.
 struct TextLoad {
+  std::function<std::shared_ptr<const TextEncoder>(const LoadOptions&)> load;
   LoadOptions encoder;
   at::ScalarType dtype = at::kFloat;
 };
@@ -24,8 +26,8 @@ class PromptEmbeddings {
  public:
   /// Collective over the mesh. Encodes prompts and, where guidance is on, negative prompts. With `sharing`,
   /// text encoders of a host are loaded together, whatever `load` says.
-  PromptEmbeddings(const Checkpoint& checkpoint, std::span<const RequestConfig> requests,
-                   const TextLoad& load, ProcessMesh& mesh, const HostSharing* sharing = nullptr);
+  PromptEmbeddings(std::span<const RequestConfig> requests, const TextLoad& load, ProcessMesh& mesh,
+                   const HostSharing* sharing = nullptr);
 
   /// The embeddings of one of the requests, on the CPU, in TextLoad::dtype. Collective over the replica.
   Conditioning of(const RequestConfig& request) const;
@@ -33,7 +35,7 @@ class PromptEmbeddings {
  private:
   using Key = std::pair<std::string, int64_t>;  // prompt, max_sequence_length
 
-  void encode(const Checkpoint& checkpoint, LoadOptions load, const HostSharing* sharing);
+  void encode(const TextLoad& load, const HostSharing* sharing);
   void exchange();
   at::Tensor get(const std::string& prompt, int64_t length) const;
 

@@ -49,11 +49,16 @@ void WeightList::add_alias(const std::string& alias) {
 void WeightList::add_layer(const std::string& name, std::vector<int64_t> weight_shape, Linear& target,
                            bool keep_float32) {
   const int64_t out = weight_shape.front();
-  layers_.push_back({.name = name, .weight_shape = weight_shape, .layer = &target, .computed = &target});
-  add(name + ".weight", std::move(weight_shape), target.weight);
+  add_layer_without_bias(name, std::move(weight_shape), target);
   slots_.back().keep_float32 = keep_float32;
   add(name + ".bias", {out}, target.bias);
   slots_.back().keep_float32 = keep_float32;
+}
+
+void WeightList::add_layer_without_bias(const std::string& name, std::vector<int64_t> weight_shape,
+                                        Linear& target) {
+  layers_.push_back({.name = name, .weight_shape = weight_shape, .layer = &target, .computed = &target});
+  add(name + ".weight", std::move(weight_shape), target.weight);
 }
 
 void WeightList::stack(const std::vector<Linear*>& layers, Linear& whole) {

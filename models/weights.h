@@ -71,6 +71,7 @@ class WeightList {
   /// `name`.weight [out, in, kernel…] and `name`.bias [out].
   void add_layer(const std::string& name, std::vector<int64_t> weight_shape, Linear& target,
                  bool keep_float32 = false);
+  void add_layer_without_bias(const std::string& name, std::vector<int64_t> weight_shape, Linear& target);
   /// Lays the weights and biases of these layers, added before, one after another in memory: `whole` is one
   /// layer that gives the outputs of all of them, by one product.
   void stack(const std::vector<Linear*>& layers, Linear& whole);

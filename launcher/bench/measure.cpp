@@ -5,7 +5,7 @@
 
 #include "core/device.h"
 #include "core/rng.h"
-#include "launcher/bench/tensor_memory.h"
+#include "core/tensor_memory.h"
 #include "parallel/comm/text.h"
 
 namespace frameshard {

@@ -11,7 +11,7 @@
 #include "core/rng.h"
 #include "launcher/bench/machine.h"
 #include "launcher/bench/measure.h"
-#include "launcher/bench/tensor_memory.h"
+#include "core/tensor_memory.h"
 #include "launcher/doctor/versions_check.h"
 #include "parallel/comm/self.h"
 

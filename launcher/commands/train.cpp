@@ -6,6 +6,7 @@
 #include "core/log.h"
 #include "core/phase.h"
 #include "core/stop.h"
+#include "core/tensor_memory.h"
 #include "launcher/commands/output.h"
 #include "launcher/commands/run_parts.h"
 #include "launcher/devices.h"
@@ -143,6 +144,7 @@ int run_rank(const TrainOptions& options, MpiSession& mpi) {
 int train_command(const TrainOptions& options) {
   if (options.plan) return print_train_plan(options);
   cuda();  // loaded before the first tensor is made (core/cuda_module.h)
+  count_cpu_tensors();
   stop_on_sigusr1();
   if (!launcher_environment().launched) return run_alone(options);
   return as_mpi_rank([&](MpiSession& mpi) { return run_rank(options, mpi); });

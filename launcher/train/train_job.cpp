@@ -44,10 +44,17 @@ RunConfig run_config(const TrainConfig& config) {
   return run;
 }
 
+// An autoencoder needs no captions.
+DataConfig data_config(const TrainConfig& config) {
+  DataConfig data = config.data;
+  if (config.trains_vae()) data.missing_captions = "empty";
+  return data;
+}
+
 DatasetPtr open_data(const TrainConfig& config) {
   if (config.data.procedural) return open_procedural(*config.data.procedural, config.data);
   return open_folder(
-      *config.data.folder, config.data,
+      *config.data.folder, data_config(config),
       {.caption = config.dreambooth.instance_prompt, .fail_on_bad_item = config.train.fail_on_bad_item});
 }
 
@@ -66,11 +73,12 @@ DatasetPtr open_prior(const TrainConfig& config) {
 DatasetPtr open_validation(const TrainConfig& config) {
   if (config.validation.procedural) return open_procedural(*config.validation.procedural, config.data);
   if (!config.validation.folder) return nullptr;
-  return open_folder(*config.validation.folder, config.data,
+  return open_folder(*config.validation.folder, data_config(config),
                      {.fail_on_bad_item = config.train.fail_on_bad_item});
 }
 
 void check_sizes(const TrainJob& job) {
+  if (job.config.trains_vae()) return;  // no positions to run out of
   const ModelFacts facts = job.source().facts(at::kFloat, at::kFloat);
   for (const Dataset* data : {job.data.get(), job.prior.get(), job.validation.get()}) {
     if (!data) continue;
@@ -160,6 +168,7 @@ void prepare_train_outputs(const TrainJob& job) {
 
 at::ScalarType training_dtype(const TrainJob& job, const at::Device& device) {
   const std::string& precision = job.config.train.precision;
+  if (job.config.trains_vae() && precision == "auto") return at::kFloat;
   if (precision != "auto") return precision == "float32" ? at::kFloat : at::kBFloat16;
   return denoiser_dtype(job.run.config, device);
 }

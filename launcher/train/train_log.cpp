@@ -45,28 +45,11 @@ void append_line(const std::filesystem::path& file, const std::string& line) {
   if (!written) fail(ExitCode::io, "{}: cannot be written: {}", file.string(), std::strerror(error));
 }
 
-void LevelLosses::add(double level, double loss) {
-  const auto part = std::min(parts - 1, size_t(level * double(parts)));
-  sums[part] += loss;
-  counts[part] += 1;
-}
-
-double LevelLosses::count() const {
-  double total = 0;
-  for (double each : counts) total += each;
-  return total;
-}
-
-double LevelLosses::mean() const {
-  double total = 0;
-  for (double each : sums) total += each;
-  return count() > 0 ? total / count() : 0;
-}
-
 TrainLog::TrainLog(const TrainJob& job, const TrainAmount& amount, int64_t done)
     : file_(job.directory / "metrics.jsonl"),
       all_steps_(amount.steps()),
       all_samples_(amount.samples()),
+      autoencoder_(job.config.trains_vae()),
       terminal_(isatty(STDERR_FILENO) != 0) {
   if (done > 0) {
     cut_after(file_, done);
@@ -78,6 +61,18 @@ TrainLog::TrainLog(const TrainJob& job, const TrainAmount& amount, int64_t done)
     events_.emplace(job.directory / "tensorboard");
     if (done == 0) events_->text(0, "config", "```\n" + dump_yaml(job.config) + "```");
   }
+}
+
+std::vector<std::pair<std::string, double>> TrainLog::parts_of(const LossSums& losses) const {
+  static constexpr std::array<const char*, LossSums::parts> of_autoencoder{"absolute", "square", "edges",
+                                                                           "kl"};
+  std::vector<std::pair<std::string, double>> parts;
+  for (size_t i = 0; i < LossSums::parts; ++i) {
+    if (losses.part_counts[i] == 0) continue;
+    parts.emplace_back(autoencoder_ ? of_autoencoder[i] : std::to_string(i),
+                       losses.part_sums[i] / losses.part_counts[i]);
+  }
+  return parts;
 }
 
 void TrainLog::write(const std::string& line) {
@@ -94,17 +89,16 @@ void TrainLog::step(const StepReport& report) {
             {"learning_rate", report.learning_rate},
             {"gradient_norm", report.gradient_norm},
             {"exchange_seconds", report.exchange_seconds},
-            {"peak_bytes", report.peak_bytes}};
+            {"peak_bytes", report.peak_bytes},
+            {"tensor_bytes", report.tensor_bytes}};
   std::vector<std::pair<std::string, double>> scalars{
       {"loss/train", report.loss},
       {"learning_rate", report.learning_rate},
       {"gradient_norm", report.gradient_norm},
       {"samples_per_second", double(report.batch) / report.seconds}};
-  for (size_t i = 0; i < LevelLosses::parts; ++i) {
-    if (report.levels.counts[i] == 0) continue;
-    const double mean = report.levels.sums[i] / report.levels.counts[i];
-    line["loss_by_level"][std::to_string(i)] = mean;
-    scalars.emplace_back(fmt::format("loss by level/{} of {}", i + 1, LevelLosses::parts), mean);
+  for (const auto& [part, mean] : parts_of(report.losses)) {
+    line[parts_key()][part] = mean;
+    scalars.emplace_back(fmt::format("{}/{}", parts_key(), part), mean);
   }
   write(line.dump());
   if (events_) events_->scalars(report.step, scalars);
@@ -127,13 +121,11 @@ void TrainLog::show(const StepReport& report) {
   log::print(terminal_ ? fmt::format("\r\033[K{}{}", text, last ? "\n" : "") : text + "\n");
 }
 
-void TrainLog::validation(int64_t step, const LevelLosses& losses) {
+void TrainLog::validation(int64_t step, const LossSums& losses) {
   Json line{{"step", step}, {"validation_loss", losses.mean()}};
-  std::vector<std::pair<std::string, double>> scalars{{"loss/validation", losses.mean()}};
-  for (size_t i = 0; i < LevelLosses::parts; ++i) {
-    if (losses.counts[i] == 0) continue;
-    line["validation_loss_by_level"][std::to_string(i)] = losses.sums[i] / losses.counts[i];
-  }
+  const std::vector<std::pair<std::string, double>> scalars{{"loss/validation", losses.mean()}};
+  for (const auto& [part, mean] : parts_of(losses))
+    line[std::string("validation_") + parts_key()][part] = mean;
   write(line.dump());
   if (events_) events_->scalars(step, scalars);
   log::info("validation loss {:.4f} after {} steps", losses.mean(), step);

@@ -2,25 +2,15 @@
 // terminal.
 #pragma once
 
-#include <array>
 #include <chrono>
 #include <fstream>
 #include <memory>
 #include <optional>
 
 #include "core/io/event_file.h"
-#include "launcher/train/train_job.h"
+#include "launcher/train/learner.h"
 
 namespace frameshard {
-
-/// Losses of samples by their noise level: four equal parts of (0, 1).
-struct LevelLosses {
-  static constexpr size_t parts = 4;
-  std::array<double, parts> sums{}, counts{};
-  void add(double level, double loss);
-  double count() const;
-  double mean() const;  ///< of all samples; 0 without any
-};
 
 struct StepReport {
   int64_t step = 0, samples = 0;  ///< that are done
@@ -28,7 +18,8 @@ struct StepReport {
   int64_t batch = 0;
   double exchange_seconds = 0;  ///< of this rank, in collectives, waiting included
   int64_t peak_bytes = 0;       ///< of this rank, since the process began
-  LevelLosses levels;
+  int64_t tensor_bytes = 0;  ///< the most that tensors of this process took in this step: what the plan says
+  LossSums losses;
 };
 
 /// On rank 0.
@@ -38,16 +29,20 @@ class TrainLog {
   /// written.
   TrainLog(const TrainJob& job, const TrainAmount& amount, int64_t done);
   void step(const StepReport& report);
-  void validation(int64_t step, const LevelLosses& losses);
+  void validation(int64_t step, const LossSums& losses);
   void samples(int64_t step, const std::vector<std::filesystem::path>& videos);
 
  private:
+  /// Of the parts that there are: name and mean.
+  std::vector<std::pair<std::string, double>> parts_of(const LossSums& losses) const;
+  const char* parts_key() const { return autoencoder_ ? "loss_parts" : "loss_by_level"; }
   void write(const std::string& line);
   void show(const StepReport& report);
 
   std::filesystem::path file_;
   std::optional<EventFile> events_;
   int64_t all_steps_, all_samples_;
+  bool autoencoder_;
   bool terminal_;
   double shown_at_ = -1e9, rate_ = 0;  // samples a second, smoothed
 };

@@ -10,15 +10,55 @@
 namespace frameshard {
 namespace {
 
-// What autograd keeps of a block a token, in numbers of the model's dtype: inputs of its products, norms,
-// rotations and attentions (25 of the width), and both sides of the GELU. With recomputation a block's input
-// alone is kept, and one block at a time whole.
-int64_t activation_bytes(const TrainFacts& facts, int cp, bool recompute) {
+// Of a step, in bytes.
+struct Activations {
+  int64_t all = 0;    // where the backward pass begins
+  int64_t block = 0;  // of one block, and what its backward pass makes: where it ends
+};
+
+// What autograd keeps of a block a token, in numbers of the model's dtype. Of the width: the inputs of three
+// norms, of six products, of the rotations (q, k and v at once, and the text's q), of the attentions (q and
+// k, q), and the branches whose gates are trained (two); and both sides of the GELU. Frozen weights need
+// neither the input of the feed-forward's products nor the branches; a change of rank r keeps r numbers. The
+// backward pass makes as much again as a block's widest part. With recomputation a block's input alone is
+// kept, and one block at a time whole.
+Activations activations_of(const TrainFacts& facts, const TrainConfig& config, int cp, bool recompute) {
+  const int64_t other = config.train.micro_batch * facts.other_activation_bytes;
+  if (facts.tokens == 0) return {other, 0};
   const ModelFacts& model = facts.model;
-  const int64_t tokens = (facts.tokens + cp - 1) / cp;
-  const int64_t block = tokens * (25 * model.width() + 2 * model.ffn_dim) * model.element_bytes;
-  const int64_t input = tokens * model.width() * model.element_bytes;
-  return recompute ? block + model.layers * input : model.layers * block;
+  const int64_t tokens = config.train.micro_batch * ((facts.tokens + cp - 1) / cp);
+  const int64_t d = model.width(), f = model.ffn_dim;
+  const int64_t kept = config.trains_adapter() ? 14 * d + f + 6 * config.adapter.rank : 17 * d + 2 * f;
+  const int64_t block = tokens * kept * model.element_bytes;
+  const int64_t at_work = tokens * (3 * d + 2 * f) * model.element_bytes;
+  const int64_t input = tokens * d * model.element_bytes;
+  return {other + at_work + (recompute ? block + model.layers * input : model.layers * block),
+          block + at_work};
+}
+
+// Inputs and outputs of a text encoder's products; attention's shares of a few hundred tokens are as much
+// again at the most.
+int64_t text_activation_bytes(const WeightList& weights, int64_t tokens, int64_t element_bytes) {
+  int64_t numbers = 0;
+  for (const LayerSlot& layer : weights.layers()) numbers += layer.weight_shape[0] + layer.weight_shape[1];
+  return 2 * numbers * tokens * element_bytes;
+}
+
+// What autograd keeps of a clip on its way through encoder and decoder, in numbers a pixel for each channel
+// of the widest resolution's: measured, not derived.
+int64_t vae_activation_bytes(const ClipSize& size, const ModelFacts& model, bool decoder_only) {
+  const int64_t numbers = decoder_only ? 42 : 60;
+  return size.frames * size.height * size.width * model.vae_decoder_dim * numbers * model.vae_element_bytes;
+}
+
+int64_t frozen_bytes(const std::vector<TrainedPart>& parts, const TrainConfig& config, at::ScalarType dtype) {
+  int64_t bytes = 0;
+  for (const TrainedPart& part : parts) {
+    for (const WeightSlot& slot : part.weights->slots()) {
+      if (config.trains_adapter() || !part.trains(slot.name)) bytes += slot.bytes(dtype);
+    }
+  }
+  return bytes;
 }
 
 TrainedSizes sizes_of(const TrainConfig& config, const TrainFacts& facts) {
@@ -29,10 +69,11 @@ TrainedSizes sizes_of(const TrainConfig& config, const TrainFacts& facts) {
   return {.elements = facts.trained,
           .element_bytes = facts.model.element_bytes,
           .state_bytes = state,
-          .largest_unit = facts.largest_unit,
-          // One is filled while two are summed.
-          .bucket = std::min<int64_t>(facts.trained, 3 * int64_t(config.parallel.bucket_megabytes * 1048576) /
-                                                         facts.model.element_bytes)};
+          .largest_unit = facts.first_unit + 2 * facts.largest_block,
+          // One is filled while two are summed. None spans two blocks.
+          .bucket = 3 * std::min<int64_t>(
+                            std::max(facts.first_unit, facts.largest_block),
+                            int64_t(config.parallel.bucket_megabytes * 1048576) / facts.model.element_bytes)};
 }
 
 int cp_size(const TrainConfig& config, int world) {
@@ -52,18 +93,33 @@ std::vector<double> group_speeds(const PlanMachine& machine, MeshShape mesh) {
   return speeds;
 }
 
+// Gradients become more while activations become less. A rank with one pass a step frees what it has summed,
+// with ZeRO 2 and 3; over several passes gradients add up, whole.
+void set_peak(TrainPlan& plan, const Activations& activations, const TrainConfig& config,
+              const TrainFacts& facts) {
+  const int64_t samples = config.train.global_batch * (config.train.method == "dreambooth" ? 2 : 1);
+  const bool several = samples > int64_t(plan.mesh.dp) * config.train.micro_batch;
+  const int64_t whole = facts.trained * facts.model.element_bytes;
+  const int64_t at_begin = plan.zero < 2 || plan.mesh.ranks() == 1 || several ? whole : 0;
+  const int64_t at_end = several ? std::max(plan.trained.gradients, whole) : plan.trained.gradients;
+  const bool begin_is_more = at_begin + activations.all >= at_end + activations.block;
+  plan.gradient_bytes = begin_is_more ? at_begin : at_end;
+  plan.activation_bytes = begin_is_more ? activations.all : activations.block;
+}
+
 // What is divided, and what is computed twice, where memory is not known to be short: as little as costs
 // nothing.
 void choose_memory(TrainPlan& plan, const TrainConfig& config, const TrainFacts& facts) {
   const int ranks = plan.mesh.ranks();
-  const bool free_zero = config.parallel.zero.is_auto(), free_recompute = config.train.recompute == "auto";
+  const bool free_zero = config.parallel.zero.is_auto();
+  const bool free_recompute = config.train.recompute == "auto" && !config.trains_vae();
   const int64_t room =
       facts.machine.memory_bytes / (facts.machine.device == "cuda" ? 1 : facts.machine.node_ranks());
   auto set = [&](int zero, bool recompute) {
     plan.zero = zero;
     plan.recompute = recompute || zero == 3;
     plan.trained = trained_bytes(sizes_of(config, facts), zero, ranks);
-    plan.activation_bytes = activation_bytes(facts, plan.mesh.cp, plan.recompute);
+    set_peak(plan, activations_of(facts, config, plan.mesh.cp, plan.recompute), config, facts);
     return room == 0 || plan.bytes() <= room;
   };
   const int zero = int(config.parallel.zero.value.value_or(ranks > 1 ? 1 : 0));
@@ -73,7 +129,7 @@ void choose_memory(TrainPlan& plan, const TrainConfig& config, const TrainFacts&
     plan.reasons.push_back("blocks are recomputed: their activations do not fit beside the weights");
     return;
   }
-  const int most = config.train.recompute == "off" ? 2 : 3;  // zero 3 recomputes
+  const int most = config.train.recompute == "off" || config.trains_vae() ? 2 : 3;  // zero 3 recomputes
   for (int more = zero + 1; free_zero && ranks > 1 && more <= most; ++more) {
     if (!set(more, free_recompute || recompute)) continue;
     plan.reasons.push_back(fmt::format("zero {}: with less division a rank's part does not fit into {}", more,
@@ -112,24 +168,45 @@ void add_warnings(TrainPlan& plan, const TrainConfig& config, const TrainFacts& 
 
 TrainFacts train_facts(const TrainJob& job, const PlanMachine& machine, const SampleOrder& order,
                        std::span<const size_t> items) {
-  const auto denoiser = job.source().denoiser_without_weights();
+  const TrainConfig& config = job.config;
+  std::unique_ptr<Denoiser> denoiser;
+  std::unique_ptr<TextEncoder> text_encoder;
+  std::unique_ptr<Vae> vae;
+  if (!config.trains_vae()) denoiser = job.source().denoiser_without_weights();
+  if (job.preset && (config.trains_vae() || config.train.text_encoder)) {
+    fail(ExitCode::config,
+         "{} is planned for by its denoiser alone; name a checkpoint's folder to train more",
+         config.model.path);
+  }
+  if (config.train.text_encoder) text_encoder = job.run.checkpoint->text_encoder_without_weights();
+  if (config.trains_vae()) vae = job.run.checkpoint->vae_without_weights();
   const at::Device type(machine.device == "cuda" ? at::kCUDA : at::kCPU);
   const auto dtype = training_dtype(job, type);
-  const TrainedNumbers numbers = trained_numbers(denoiser->weights(), job.config);
-  TrainFacts facts{
-      .model = job.source().facts(dtype, dtype),
-      .machine = machine,
-      .trained = numbers.trained,
-      .all = numbers.all,
-      // Unit 0 stays whole, and so are two blocks at a time: the one that computes and the next one.
-      .largest_unit = numbers.first_unit + 2 * numbers.largest_block,
-      .epoch_samples = order.epoch_samples(),
-      .items = int64_t(items.size()),
-      .text_tokens = job.config.data.max_sequence_length};
+  const auto parts = trained_parts({denoiser.get(), text_encoder.get(), vae.get()}, config);
+  const TrainedNumbers numbers = trained_numbers(parts, config);
+  TrainFacts facts{.model = job.source().facts(dtype, dtype),
+                   .machine = machine,
+                   .trained = numbers.trained,
+                   .all = numbers.all,
+                   .first_unit = numbers.first_unit,
+                   .largest_block = numbers.largest_block,
+                   .epoch_samples = order.epoch_samples(),
+                   .items = int64_t(items.size()),
+                   .frozen_bytes = frozen_bytes(parts, config, dtype)};
   for (size_t item : items) {
     const ClipSize& size = job.data->items()[item].size;
-    const auto shape = denoiser->latent_shape(size.frames, size.height, size.width);
-    facts.tokens = std::max(facts.tokens, denoiser->token_count(shape));
+    if (denoiser) {
+      const auto shape = denoiser->latent_shape(size.frames, size.height, size.width);
+      facts.tokens = std::max(facts.tokens, denoiser->token_count(shape));
+    } else {
+      facts.other_activation_bytes =
+          std::max(facts.other_activation_bytes,
+                   vae_activation_bytes(size, facts.model, config.autoencoder.decoder_only));
+    }
+  }
+  if (text_encoder) {
+    facts.other_activation_bytes = text_activation_bytes(
+        text_encoder->weights(), config.data.max_sequence_length, facts.model.element_bytes);
   }
   return facts;
 }
@@ -141,7 +218,7 @@ TrainPlan make_train_plan(const TrainConfig& config, const TrainFacts& facts) {
                             config.train.global_batch,
                             {config.train.max_epochs, config.train.max_steps, config.train.max_samples}}};
   plan.speeds = group_speeds(facts.machine, plan.mesh);
-  plan.frozen_bytes = config.trains_adapter() ? facts.model.denoiser_bytes : 0;
+  plan.frozen_bytes = facts.frozen_bytes;
   choose_memory(plan, config, facts);
   if (config.parallel.zero.value == 3 && config.train.recompute == "off") {
     fail(ExitCode::config,
@@ -166,11 +243,12 @@ std::string describe(const TrainPlan& plan, const TrainConfig& config, const Tra
       optimizer.warmup_samples > 0 ? fmt::format(" after a rise over {} samples", optimizer.warmup_samples)
                                    : "");
   text += fmt::format(
-      "{} rank{}: dp {} x cp {}, zero {}, {} tokens a sample{}\n"
+      "{} rank{}: dp {} x cp {}, zero {}{}{}\n"
       "memory a rank: weights {} + frozen {} + gradients {} + optimizer {} + activations about {} = {}",
       plan.mesh.ranks(), plan.mesh.ranks() == 1 ? "" : "s", plan.mesh.dp, plan.mesh.cp, plan.zero,
-      facts.tokens, plan.recompute ? ", blocks recomputed" : "", format_bytes(double(plan.trained.weights)),
-      format_bytes(double(plan.frozen_bytes)), format_bytes(double(plan.trained.gradients)),
+      facts.tokens > 0 ? fmt::format(", {} tokens a sample", facts.tokens) : "",
+      plan.recompute ? ", blocks recomputed" : "", format_bytes(double(plan.trained.weights)),
+      format_bytes(double(plan.frozen_bytes)), format_bytes(double(plan.gradient_bytes)),
       format_bytes(double(plan.trained.optimizer)), format_bytes(double(plan.activation_bytes)),
       format_bytes(double(plan.bytes())));
   for (const std::string& reason : plan.reasons) text += "\n" + reason;

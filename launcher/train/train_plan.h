@@ -13,10 +13,14 @@ struct TrainFacts {
   ModelFacts model;
   PlanMachine machine;
   int64_t trained = 0, all = 0;  ///< numbers
-  int64_t largest_unit = 0;      ///< numbers of the largest unit that is gathered at a time
+  /// Trained numbers of unit 0, which stays whole with ZeRO 3, and of the largest block: two are whole at a
+  /// time.
+  int64_t first_unit = 0, largest_block = 0;
   int64_t epoch_samples = 0, items = 0;
-  int64_t tokens = 0;  ///< of the longest sample
-  int64_t text_tokens = 0;
+  int64_t tokens = 0;        ///< of the longest sample
+  int64_t frozen_bytes = 0;  ///< of weights that are not trained, beside low-rank changes or a decoder
+  /// Of an autoencoder or a trained text encoder: what autograd keeps of a sample.
+  int64_t other_activation_bytes = 0;
 };
 
 struct TrainPlan {
@@ -27,10 +31,13 @@ struct TrainPlan {
   std::vector<double> speeds;  ///< of the dp groups; one each
   TrainedBytes trained;        ///< a rank's
   int64_t frozen_bytes = 0;    ///< weights that are not trained
-  int64_t activation_bytes = 0;
+  /// When they are the most together: where the backward pass begins, or where it ends.
+  int64_t gradient_bytes = 0, activation_bytes = 0;
   std::vector<std::string> reasons, warnings;
 
-  int64_t bytes() const { return trained.total() + frozen_bytes + activation_bytes; }
+  int64_t bytes() const {
+    return trained.weights + trained.optimizer + frozen_bytes + gradient_bytes + activation_bytes;
+  }
 };
 
 /// Of these of the data's items, in this order. Reads no weights.

@@ -1,14 +1,15 @@
 #include "launcher/train/trained_model.h"
 
-#include <fstream>
+#include <algorithm>
+#include <set>
 
 #include <c10/core/GradMode.h>
 
 #include "core/error.h"
 #include "core/io/atomic_file.h"
-#include "core/io/json_file.h"
 #include "core/io/run_directory.h"
 #include "core/io/safetensors.h"
+#include "core/io/text_file.h"
 
 namespace frameshard {
 namespace {
@@ -66,17 +67,48 @@ void link_or_copy(const fs::path& from, const fs::path& to) {
 
 }  // namespace
 
-TrainedNumbers trained_numbers(const WeightList& weights, const TrainConfig& config) {
+bool TrainedPart::trains(const std::string& name) const {
+  return starts.empty() || std::any_of(starts.begin(), starts.end(),
+                                       [&](const auto& start) { return name.starts_with(start); });
+}
+
+std::vector<TrainedPart> trained_parts(const CheckpointParts& parts, const TrainConfig& config) {
+  std::vector<TrainedPart> trained;
+  if (parts.denoiser) {
+    trained.push_back({.weights = &parts.denoiser->weights(),
+                       .folder = "transformer",
+                       .stem = "diffusion_pytorch_model",
+                       .targets = config.adapter.targets});
+  }
+  if (parts.text_encoder) {
+    trained.push_back(
+        {.weights = &parts.text_encoder->weights(),
+         .prefix = text_encoder_prefix,
+         .folder = "text_encoder",
+         .stem = "model",
+         .targets = {"SelfAttention.q", "SelfAttention.k", "SelfAttention.v", "SelfAttention.o"}});
+  }
+  if (parts.vae) {
+    trained.push_back({.weights = &parts.vae->weights(), .folder = "vae", .stem = "diffusion_pytorch_model"});
+    if (config.autoencoder.decoder_only) trained.back().starts = {"decoder.", "post_quant_conv."};
+  }
+  return trained;
+}
+
+TrainedNumbers trained_numbers(const std::vector<TrainedPart>& parts, const TrainConfig& config) {
   TrainedNumbers numbers;
   std::map<int, int64_t> units;
-  for (const WeightSlot& slot : weights.slots()) {
-    const int64_t count = c10::multiply_integers(slot.shape);
-    numbers.all += count;
-    if (!config.trains_adapter()) units[unit_of(slot.name)] += count;
-  }
-  if (config.trains_adapter()) {
-    for (const LayerSlot& layer : lora_targets(weights, config.adapter.targets)) {
-      units[unit_of(layer.name)] += config.adapter.rank * (layer.weight_shape[0] + layer.weight_shape[1]);
+  for (const TrainedPart& part : parts) {
+    for (const WeightSlot& slot : part.weights->slots()) {
+      const int64_t count = c10::multiply_integers(slot.shape);
+      numbers.all += count;
+      if (!config.trains_adapter() && part.trains(slot.name))
+        units[unit_of(part.prefix + slot.name)] += count;
+    }
+    if (!config.trains_adapter()) continue;
+    for (const LayerSlot& layer : lora_targets(*part.weights, part.targets)) {
+      units[unit_of(part.prefix + layer.name)] +=
+          config.adapter.rank * (layer.weight_shape[0] + layer.weight_shape[1]);
     }
   }
   for (const auto& [unit, count] : units) {
@@ -87,60 +119,66 @@ TrainedNumbers trained_numbers(const WeightList& weights, const TrainConfig& con
   return numbers;
 }
 
-TrainedModel::TrainedModel(Denoiser& denoiser, const TrainJob& job)
-    : denoiser_(denoiser), adapter_(job.config.trains_adapter()) {
+TrainedModel::TrainedModel(std::vector<TrainedPart> parts, const TrainJob& job, at::ScalarType dtype)
+    : parts_(std::move(parts)), dtype_(dtype), adapter_(job.config.trains_adapter()) {
   if (adapter_) add_adapters(job);
 }
 
 void TrainedModel::add_adapters(const TrainJob& job) {
   const AdapterConfig& adapter = job.config.adapter;
-  slots_ = lora_targets(denoiser_.weights(), adapter.targets);
-  changes_ = new_lora(slots_, adapter.rank, adapter.alpha.value.value_or(double(adapter.rank)),
-                      uint64_t(job.config.train.seed));
-  for (size_t i = 0; i < slots_.size(); ++i) {
-    const at::TensorOptions options = slots_[i].computed->weight.options();
-    auto& adapters = slots_[i].computed->adapters;
-    places_.push_back(adapters.size());
-    adapters.push_back(
-        {changes_[i].a.to(options), changes_[i].b.to(options), changes_[i].scale, slots_[i].first_row});
+  auto seed = uint64_t(job.config.train.seed);
+  for (const TrainedPart& part : parts_) {
+    const auto slots = lora_targets(*part.weights, part.targets);
+    const auto changes =
+        new_lora(slots, adapter.rank, adapter.alpha.value.value_or(double(adapter.rank)), seed++);
+    for (size_t i = 0; i < slots.size(); ++i) {
+      const at::TensorOptions options = slots[i].computed->weight.options();
+      auto& adapters = slots[i].computed->adapters;
+      changes_.push_back(
+          {slots[i], {.layer = part.prefix + changes[i].layer, .scale = changes[i].scale}, adapters.size()});
+      adapters.push_back(
+          {changes[i].a.to(options), changes[i].b.to(options), changes[i].scale, slots[i].first_row});
+    }
   }
 }
 
 std::vector<TrainedParameter> TrainedModel::parameters() {
   std::vector<TrainedParameter> result;
-  if (adapter_) {
-    for (size_t i = 0; i < slots_.size(); ++i) {
-      LowRank& change = slots_[i].computed->adapters[places_[i]];
-      const int unit = unit_of(slots_[i].name);
-      result.push_back({slots_[i].name + ".lora_A", &change.a, unit});
-      result.push_back({slots_[i].name + ".lora_B", &change.b, unit});
-    }
-    return result;
+  for (const Change& change : changes_) {
+    const int unit = unit_of(change.written.layer);
+    result.push_back({change.written.layer + ".lora_A", &change.now().a, unit});
+    result.push_back({change.written.layer + ".lora_B", &change.now().b, unit});
   }
-  for (const WeightSlot& slot : denoiser_.weights().slots()) {
-    if (slot.whole && slot.first_row > 0) continue;
-    result.push_back({slot.name, slot.whole ? slot.whole : slot.target, unit_of(slot.name)});
+  if (adapter_) return result;
+  for (const TrainedPart& part : parts_) {
+    for (const WeightSlot& slot : part.weights->slots()) {
+      if ((slot.whole && slot.first_row > 0) || !part.trains(slot.name)) continue;
+      const std::string name = part.prefix + slot.name;
+      result.push_back({name, slot.whole ? slot.whole : slot.target, unit_of(name)});
+    }
   }
   return result;
 }
 
 void TrainedModel::refresh_parts() {
   if (adapter_) return;
-  for (const WeightSlot& slot : denoiser_.weights().slots()) {
-    if (slot.whole) *slot.target = slot.whole->detach().narrow(0, slot.first_row, slot.shape[0]);
+  for (const TrainedPart& part : parts_) {
+    for (const WeightSlot& slot : part.weights->slots()) {
+      if (slot.whole) *slot.target = slot.whole->detach().narrow(0, slot.first_row, slot.shape[0]);
+    }
   }
 }
 
-void TrainedModel::write(const fs::path& path, const at::Tensor& average, const TrainJob& job) const {
+void TrainedModel::write(const fs::path& path, const Written& written, const TrainJob& job) const {
   const c10::NoGradGuard no_grad;
-  if (adapter_) return write_lora_file(path, average, job);
+  if (adapter_) return write_lora_file(path, written, job);
   // A folder appears under its name when it is complete.
   const fs::path temporary = path.parent_path() / ("." + path.filename().string() + ".tmp");
   std::error_code error;
   fs::remove_all(temporary, error);
   try {
     make_output_directory(temporary);
-    write_folder(temporary, average, job);
+    write_folder(temporary, written, job);
   } catch (...) {
     fs::remove_all(temporary, error);
     throw;
@@ -151,50 +189,68 @@ void TrainedModel::write(const fs::path& path, const at::Tensor& average, const 
     fail(ExitCode::io, "{}: cannot be renamed to {}: {}", temporary.string(), path.string(), error.message());
 }
 
-void TrainedModel::write_lora_file(const fs::path& file, const at::Tensor& average,
-                                   const TrainJob& job) const {
-  std::vector<LoraLayer> layers = changes_;
+void TrainedModel::write_lora_file(const fs::path& file, const Written& written, const TrainJob& job) const {
+  std::vector<LoraLayer> layers;
   int64_t begin = 0;
   auto piece = [&](const at::Tensor& weight) {
-    const at::Tensor here =
-        average.defined() ? average.narrow(0, begin, weight.numel()).view(weight.sizes()) : weight;
+    const at::Tensor here = written.average.defined()
+                                ? written.average.narrow(0, begin, weight.numel()).view(weight.sizes())
+                                : weight;
     begin += weight.numel();
     return here.detach().to(at::kCPU, at::kFloat).contiguous();
   };
-  for (size_t i = 0; i < layers.size(); ++i) {
-    const LowRank& change = slots_[i].computed->adapters[places_[i]];
-    layers[i].a = piece(change.a);
-    layers[i].b = piece(change.b);
+  for (const Change& change : changes_) {
+    layers.push_back(change.written);
+    layers.back().a = piece(change.now().a);
+    layers.back().b = piece(change.now().b);
   }
   write_lora(file, layers, parse_lora_form(job.config.adapter.format));
 }
 
-void TrainedModel::write_folder(const fs::path& folder, const at::Tensor& average,
-                                const TrainJob& job) const {
-  const fs::path source = job.config.model.path;
-  // Where each trained tensor begins in the flat order: that of the slots, stacked ones with the first of
-  // them.
+// Every weight of the part under its own name. `average`: of its trained weights, stacked ones with the first
+// of them, as parameters() has them.
+NamedTensors TrainedModel::tensors_of(const TrainedPart& part, const at::Tensor& average) const {
   std::map<const at::Tensor*, int64_t> begins;
   int64_t end = 0;
-  for (const WeightSlot& slot : denoiser_.weights().slots()) {
+  for (const WeightSlot& slot : part.weights->slots()) {
     const at::Tensor* tensor = slot.whole ? slot.whole : slot.target;
-    if (begins.emplace(tensor, end).second) end += tensor->numel();
+    if (part.trains(slot.name) && begins.emplace(tensor, end).second) end += tensor->numel();
   }
   NamedTensors tensors;
-  for (const WeightSlot& slot : denoiser_.weights().slots()) {
+  for (const WeightSlot& slot : part.weights->slots()) {
     const at::Tensor& tensor = slot.whole ? *slot.whole : *slot.target;
-    const at::Tensor whole = average.defined()
+    const at::Tensor whole = average.defined() && part.trains(slot.name)
                                  ? average.narrow(0, begins.at(&tensor), tensor.numel()).view(tensor.sizes())
                                  : tensor;
     const at::Tensor here = slot.whole ? whole.narrow(0, slot.first_row, slot.shape[0]) : whole;
-    tensors.emplace_back(slot.name, here.detach().to(at::kCPU, slot.dtype(denoiser_.dtype())).contiguous());
+    tensors.emplace_back(slot.name, here.detach().to(at::kCPU, slot.dtype(dtype_)).contiguous());
   }
-  make_output_directory(folder / "transformer");
-  write_weights(folder / "transformer", "diffusion_pytorch_model", tensors);
-  link_or_copy(source / "transformer" / "config.json", folder / "transformer" / "config.json");
+  return tensors;
+}
+
+void TrainedModel::write_folder(const fs::path& folder, const Written& written, const TrainJob& job) const {
+  const fs::path source = job.config.model.path;
+  std::set<fs::path> own;
+  int64_t begin = 0;
+  for (const TrainedPart& part : parts_) {
+    const int64_t count = trained_numbers({part}, job.config).trained;
+    const at::Tensor average =
+        written.average.defined() ? written.average.narrow(0, begin, count) : at::Tensor();
+    begin += count;
+    own.insert(part.folder);
+    make_output_directory(folder / part.folder);
+    write_weights(folder / part.folder, part.stem, tensors_of(part, average));
+    const fs::path config = fs::path(part.folder) / "config.json";
+    if (written.settings.empty()) {
+      link_or_copy(source / config, folder / config);
+      continue;
+    }
+    Json settings = Json::parse(read_text_file(source / config, 64 << 20, "a configuration"));
+    for (const auto& [key, value] : written.settings) settings[key] = value;
+    write_file_atomically(folder / config, settings.dump(2) + "\n");
+  }
   for (const auto& entry : fs::directory_iterator(source)) {
-    if (entry.path().filename() != "transformer")
-      link_or_copy(entry.path(), folder / entry.path().filename());
+    if (!own.contains(entry.path().filename())) link_or_copy(entry.path(), folder / entry.path().filename());
   }
 }
 

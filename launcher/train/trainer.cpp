@@ -6,6 +6,7 @@
 #include "core/device.h"
 #include "core/error.h"
 #include "core/phase.h"
+#include "core/tensor_memory.h"
 #include "launcher/video_maker.h"
 
 namespace frameshard {
@@ -25,60 +26,63 @@ Trained Trainer::run() {
 std::vector<std::vector<int64_t>> Trainer::deal(const Batch& batch) const {
   std::vector<double> costs;
   for (int64_t sample = batch.begin; sample < batch.end; ++sample) {
-    const ClipSize& size = job_.data->items()[items_[order_->item(sample)]].size;
-    const auto tokens = denoiser_->token_count(denoiser_->latent_shape(size.frames, size.height, size.width));
-    costs.push_back(denoiser_operations(facts_->model, tokens, tokens, facts_->text_tokens));
+    costs.push_back(learner_->cost(data_.all->items()[data_.items[data_.order->item(sample)]].size));
   }
   return deal_batch(costs, plan_->speeds);
 }
 
-// A subject's samples have one of its class beside each.
-std::vector<Trainer::Pass> Trainer::passes_of(const Batch& batch, const std::vector<int64_t>& mine) const {
-  std::vector<Pass> passes;
+// A subject's samples have one of its class beside each. Samples of one size go together, as many as
+// micro_batch says.
+std::vector<Trainer::Passes> Trainer::passes_of(const Batch& batch, const std::vector<int64_t>& mine) const {
+  std::map<ClipSize, Passes> by_size;
+  auto add = [&](const SamplePass& pass) { by_size[pass.data->items()[pass.item].size].push_back(pass); };
   const double share = 1.0 / double(batch.count());
   for (int64_t index : mine) {
     const int64_t sample = batch.begin + index;
-    passes.push_back({&*data_, items_[order_->item(sample)], 2 * sample, share});
+    add(data_.pass(data_.items[data_.order->item(sample)], 2 * sample, share));
     if (!prior_) continue;
-    passes.push_back({&*prior_, prior_items_[prior_order_->item(sample)], 2 * sample + 1,
-                      share * job_.config.dreambooth.prior_loss_weight});
+    add(prior_->pass(prior_->items[prior_->order->item(sample)], 2 * sample + 1,
+                     share * job_.config.dreambooth.prior_loss_weight));
   }
-  return passes;
-}
-
-TrainPass Trainer::prepared(const Pass& pass) const {
-  const at::Tensor latents = pass.store->latents(pass.item);
-  const SampleDraw draw = draw_sample(sample_seed(uint64_t(job_.config.train.seed), pass.sample),
-                                      latents.sizes(), job_.config.noise, shift_);
-  const bool dropped = draw.dropout < job_.config.train.caption_dropout;
-  return {noised(latents, draw.level, draw.noise),
-          dropped ? pass.store->empty_text() : pass.store->text(pass.item)};
+  const auto most = size_t(job_.config.train.micro_batch);
+  std::vector<Passes> groups;
+  for (const auto& [size, passes] : by_size) {
+    for (size_t begin = 0; begin < passes.size(); begin += most) {
+      const size_t end = std::min(begin + most, passes.size());
+      groups.emplace_back(passes.begin() + long(begin), passes.begin() + long(end));
+    }
+  }
+  return groups;
 }
 
 // `idle` passes are made by other ranks: with ZeRO 3 the weights that they gather are partly here.
-LevelLosses Trainer::compute(const std::vector<Pass>& passes, int64_t idle) {
-  LevelLosses losses;
+LossSums Trainer::compute(const std::vector<Passes>& groups, int64_t idle) {
+  LossSums losses;
   for (int64_t i = 0; i < idle; ++i) blocks_->idle_pass();
-  for (size_t i = 0; i < passes.size(); ++i) {
-    if (i + 1 == passes.size()) parameters_->sum_next_backward();
-    const TrainPass pass = prepared(passes[i]);
-    const double loss = step_->backward(pass, passes[i].weight);
-    if (passes[i].weight > 0 && passes[i].store == &*data_) losses.add(pass.sample.level, loss);
+  for (size_t i = 0; i < groups.size(); ++i) {
+    if (i + 1 == groups.size()) parameters_->sum_next_backward();
+    const std::vector<LossSums> own = learner_->backward(groups[i]);
+    for (size_t j = 0; j < own.size(); ++j) {
+      if (groups[i][j].weight > 0 && groups[i][j].data == data_.all) losses += own[j];
+    }
   }
   return losses;
 }
 
-LevelLosses Trainer::sum_over_ranks(const LevelLosses& mine) {
-  at::Tensor numbers = at::zeros({2 * int64_t(LevelLosses::parts)}, at::kDouble);
+LossSums Trainer::sum_over_ranks(const LossSums& mine) {
+  constexpr auto parts = int64_t(LossSums::parts);
+  at::Tensor numbers = at::zeros({2 + 2 * parts}, at::kDouble);
   auto* data = numbers.data_ptr<double>();
   if (mesh_->coord().cp == 0) {  // all ranks of a sample have the same
-    std::copy(mine.sums.begin(), mine.sums.end(), data);
-    std::copy(mine.counts.begin(), mine.counts.end(), data + LevelLosses::parts);
+    data[0] = mine.sum;
+    data[1] = mine.count;
+    std::copy(mine.part_sums.begin(), mine.part_sums.end(), data + 2);
+    std::copy(mine.part_counts.begin(), mine.part_counts.end(), data + 2 + parts);
   }
   world_.all_reduce(numbers);
-  LevelLosses all;
-  std::copy(data, data + LevelLosses::parts, all.sums.begin());
-  std::copy(data + LevelLosses::parts, data + 2 * LevelLosses::parts, all.counts.begin());
+  LossSums all{.sum = data[0], .count = data[1]};
+  std::copy(data + 2, data + 2 + parts, all.part_sums.begin());
+  std::copy(data + 2 + parts, data + 2 + 2 * parts, all.part_counts.begin());
   return all;
 }
 
@@ -87,15 +91,18 @@ void Trainer::one_step(int64_t step) {
   const double exchanged = exchange_seconds();
   const Batch batch = plan_->amount.batch(step);
   const auto dealt = deal(batch);
-  std::vector<Pass> passes = passes_of(batch, dealt[size_t(mesh_->coord().dp)]);
-  int64_t most = 0;
-  for (const auto& each : dealt) most = std::max(most, int64_t(each.size()) * (prior_ ? 2 : 1));
+  std::vector<Passes> groups = passes_of(batch, dealt[size_t(mesh_->coord().dp)]);
+  size_t most = 0;
+  for (const auto& each : dealt) most = std::max(most, passes_of(batch, each).size());
+  reset_peak_tensor_bytes(device_);
   parameters_->begin_step();
-  if (plan_->zero == 3 && passes.empty()) passes.push_back({&*data_, items_[0], 0, /*weight=*/0});
-  const int64_t idle = plan_->zero == 3 ? most - int64_t(passes.size()) : 0;
-  const LevelLosses mine = compute(passes, idle);
+  if (plan_->zero == 3 && groups.empty()) {
+    groups.push_back({data_.pass(data_.items[0], 0, /*weight=*/0)});
+  }
+  const int64_t idle = plan_->zero == 3 ? int64_t(most - groups.size()) : 0;
+  const LossSums mine = compute(groups, idle);
   parameters_->finish_gradients();  // before any other collective: ranks may have unequal numbers of passes
-  const LevelLosses losses = sum_over_ranks(mine);
+  const LossSums losses = sum_over_ranks(mine);
   const double norm = Optimizer::gradient_norm(parameters_->shards(), plan_->zero > 0, *gradients_);
   if (!std::isfinite(norm) || !std::isfinite(losses.mean())) {
     fail(ExitCode::not_finite,
@@ -103,7 +110,7 @@ void Trainer::one_step(int64_t step) {
          "optimizer.learning_rate, a longer optimizer.warmup_samples or clean data are the usual cures",
          step + 1, losses.mean(), norm);
   }
-  const double rate = learning_rate(job_.config.optimizer, batch.end, plan_->amount.samples());
+  const double rate = learning_rate(job_.config.optimizer, batch, plan_->amount.samples());
   optimizer_->step(parameters_->shards(), rate, norm);
   parameters_->publish();
   synchronize(device_);
@@ -112,7 +119,7 @@ void Trainer::one_step(int64_t step) {
   if (!first()) return;
   log_->step({.step = step + 1,
               .samples = batch.end,
-              .epoch = double(batch.end) / double(order_->epoch_samples()),
+              .epoch = double(batch.end) / double(data_.order->epoch_samples()),
               .loss = losses.mean(),
               .seconds = watch.lap(),
               .learning_rate = rate,
@@ -120,12 +127,13 @@ void Trainer::one_step(int64_t step) {
               .batch = batch.count(),
               .exchange_seconds = exchange_seconds() - exchanged,
               .peak_bytes = peak_memory(device_),
-              .levels = losses});
+              .tensor_bytes = peak_tensor_bytes(device_),
+              .losses = losses});
 }
 
 double Trainer::exchange_seconds() {
   return gradients_->stats().seconds + gather_->stats().seconds + mesh_->cp().stats().seconds +
-         attention_->seconds();
+         (attention_ ? attention_->seconds() : 0);
 }
 
 }  // namespace frameshard

@@ -1,6 +1,7 @@
 // One rank of a training run: data encoded, model loaded, and step after step to the end.
 #pragma once
 
+#include "launcher/train/learner.h"
 #include "launcher/train/sample_drawer.h"
 #include "launcher/train/train_log.h"
 #include "launcher/train/train_plan.h"
@@ -28,32 +29,44 @@ class Trainer {
   Trained run();
 
  private:
-  struct Pass {
-    const SampleStore* store;
-    size_t item;
-    int64_t sample;  ///< whose random numbers are drawn
-    double weight;
+  /// One of the data sets, and its items that are usable: what an order's numbers mean.
+  struct Data {
+    const Dataset* all = nullptr;
+    std::optional<SampleStore> store{};  ///< none for an autoencoder
+    std::vector<size_t> items{};
+    std::optional<SampleOrder> order{};
+    SamplePass pass(size_t item, int64_t sample, double weight) const {
+      return {all, store ? &*store : nullptr, item, sample, weight};
+    }
   };
 
-  void encode_data();
+  void read_data();
+  Data read(const Dataset& data, const char* what, std::vector<SkippedItem>& skipped);
+  SampleStore encode(const Dataset& data, const char* what);
+  std::vector<SkippedItem> check_frames(const Dataset& data, std::vector<size_t>& usable);
+  void note_skipped(const std::vector<SkippedItem>& skipped);
   void draw_class();
   void draw_missing(const std::vector<RequestConfig>& wanted, const std::filesystem::path& folder);
   void plan_training();
   void load_model();
+  void load_parts(at::ScalarType dtype);
+  void make_learner();
   void resume();
   void one_step(int64_t step);
   std::vector<std::vector<int64_t>> deal(const Batch& batch) const;
-  std::vector<Pass> passes_of(const Batch& batch, const std::vector<int64_t>& mine) const;
-  TrainPass prepared(const Pass& pass) const;
-  LevelLosses compute(const std::vector<Pass>& passes, int64_t idle);
-  LevelLosses sum_over_ranks(const LevelLosses& mine);
+  using Passes = std::vector<SamplePass>;  // that are computed at once
+  std::vector<Passes> passes_of(const Batch& batch, const std::vector<int64_t>& mine) const;
+  LossSums compute(const std::vector<Passes>& groups, int64_t idle);
+  LossSums sum_over_ranks(const LossSums& mine);
   std::string identity() const;
   void after_step(int64_t step);
+  [[noreturn]] void stop(int64_t step);
   void end_epoch(int64_t step);
   void validate(int64_t step);
   void draw_samples(int64_t step, const std::filesystem::path& directory);
   void save_state(int64_t step);
   void write_result(const std::filesystem::path& path);
+  std::map<std::string, Json> latent_settings();
   double exchange_seconds();
   bool first() const { return world_.rank() == 0; }
 
@@ -63,20 +76,21 @@ class Trainer {
   at::Device device_;
   Communicator& world_;
   double shift_;  // of noise levels
-  std::optional<SampleStore> data_, prior_, validation_;
-  std::optional<SampleOrder> order_, prior_order_;
-  std::vector<size_t> items_, prior_items_;  // that are usable: what an order's numbers mean
+  Data data_;
+  std::optional<Data> prior_, validation_;
   std::optional<TrainFacts> facts_;
   std::optional<TrainPlan> plan_;
   std::optional<ProcessMesh> mesh_;
   CommPtr gradients_, gather_;
   std::optional<AttentionStrategy> attention_;
-  std::unique_ptr<Denoiser> denoiser_;
+  std::unique_ptr<Denoiser> denoiser_;         // or a VAE
+  std::shared_ptr<TextEncoder> text_encoder_;  // where it is trained
+  std::unique_ptr<Vae> vae_;
   std::optional<TrainedModel> model_;
   std::optional<TrainedParameters> parameters_;
   std::shared_ptr<void> others_;  // ZeRO 3: unit 0 stays whole
   std::optional<TrainingBlocks> blocks_;
-  std::optional<TrainStep> step_;
+  std::unique_ptr<Learner> learner_;
   std::optional<Optimizer> optimizer_;
   std::optional<SampleDrawer> drawer_;
   std::optional<TrainLog> log_;

@@ -21,15 +21,19 @@ void Trainer::after_step(int64_t step) {
                     on_any(process_seconds() - saved_at_ > 60 * *checkpoint.every_minutes, world_);
   // The state first: whatever fails after it can be repeated.
   const bool save = due(checkpoint.every_steps) || (epoch && checkpoint.every_epoch) || late || stop;
+  if (stop && !last) this->stop(done);
   if (save && !last) save_state(done);
-  if (stop && !last)
-    fail(ExitCode::stopped, "stopped by a signal after step {}; the same command goes on from here", done);
 
   if (validation_ && (last || done % job_.config.validation.every_steps == 0)) validate(done);
   if (due(job_.config.sample.every_steps.value) && drawer_) {
     draw_samples(done, job_.directory / "samples" / fmt::format("step-{:08}", done));
   }
   if (epoch) end_epoch(step);
+}
+
+void Trainer::stop(int64_t step) {
+  save_state(step);
+  fail(ExitCode::stopped, "stopped by a signal after step {}; the same command goes on from here", step);
 }
 
 void Trainer::end_epoch(int64_t step) {
@@ -42,20 +46,16 @@ void Trainer::end_epoch(int64_t step) {
   if (draws) draw_samples(step + 1, folder);
 }
 
-// Always the same noise: the loss of two models can be compared.
 void Trainer::validate(int64_t step) {
-  const c10::NoGradGuard no_grad;
   set_phase("validate");
-  LevelLosses losses;
+  LossSums losses;
   const auto weights = parameters_->whole();
-  const int64_t levels = job_.config.validation.levels, count = int64_t(job_.validation->items().size());
-  for (int64_t i = 0; i < count * levels; ++i) {
-    const auto item = size_t(i / levels);
-    if (!validation_->usable(item) || i % plan_->mesh.dp != mesh_->coord().dp) continue;
-    const at::Tensor latents = validation_->latents(item);
-    const double level = (double(i % levels) + 0.5) / double(levels);
-    const SampleDraw draw = draw_sample(sample_seed(0, i), latents.sizes(), job_.config.noise, shift_);
-    losses.add(level, step_->loss({noised(latents, level, draw.noise), validation_->text(item)}));
+  const int64_t passes = learner_->validation_passes();
+  for (size_t item : validation_->items) {
+    for (int64_t i = int64_t(item) * passes; i < int64_t(item + 1) * passes; ++i) {
+      if (i % plan_->mesh.dp != mesh_->coord().dp) continue;
+      losses += learner_->evaluate(validation_->pass(item, i, /*weight=*/1));
+    }
   }
   losses = sum_over_ranks(losses);
   if (first()) log_->validation(step, losses);
@@ -63,8 +63,10 @@ void Trainer::validate(int64_t step) {
 
 void Trainer::draw_samples(int64_t step, const std::filesystem::path& directory) {
   const auto weights = parameters_->whole();
+  if (text_encoder_) drawer_->encode_prompts(text_encoder_);
   const auto videos = drawer_->draw(*denoiser_, directory);
-  if (first()) log_->samples(step, videos);
+  if (!videos) stop(step);
+  if (first()) log_->samples(step, *videos);
 }
 
 void Trainer::save_state(int64_t step) {
@@ -75,11 +77,25 @@ void Trainer::save_state(int64_t step) {
   saved_at_ = process_seconds();
 }
 
+// A new autoencoder's latents have a mean and a deviation of their own, which denoisers are trained with.
+std::map<std::string, Json> Trainer::latent_settings() {
+  const c10::NoGradGuard no_grad;
+  set_phase("latents");
+  LatentMoments moments(job_.run.checkpoint->facts(at::kFloat, at::kFloat).latent_channels);
+  for (size_t i = size_t(world_.rank()); i < data_.items.size(); i += size_t(world_.size())) {
+    const at::Tensor frames = data_.all->frames(data_.items[i]).to(device_);
+    moments.add(vae_->encode(frames).chunk(2, 1)[0].to(at::kCPU));
+  }
+  world_.all_reduce(moments.sums());
+  return {{"latents_mean", moments.mean()}, {"latents_std", moments.deviation()}};
+}
+
 // The average of the weights, where there is one, else the weights.
 void Trainer::write_result(const std::filesystem::path& path) {
   const auto weights = parameters_->whole();
-  at::Tensor average;
+  TrainedModel::Written written;
   if (job_.config.train.ema > 0) {
+    at::Tensor& average = written.average;
     average = at::zeros({parameters_->elements()}, at::TensorOptions().device(device_));
     const auto pieces = optimizer_->state(parameters_->shards()).at("ema");
     for (size_t i = 0; i < pieces.size(); ++i) {
@@ -88,7 +104,8 @@ void Trainer::write_result(const std::filesystem::path& path) {
     }
     if (plan_->zero > 0) gradients_->all_reduce(average);
   }
-  if (first()) model_->write(path, average, job_);
+  if (vae_ && job_.config.train.from_scratch) written.settings = latent_settings();
+  if (first()) model_->write(path, written, job_);
   world_.barrier();
 }
 

@@ -1,4 +1,6 @@
 // What comes before the first step: data, model, and where an earlier run stopped.
+#include <sstream>
+
 #include <ATen/Parallel.h>
 #include <fmt/ranges.h>
 
@@ -12,9 +14,11 @@
 #include "core/log.h"
 #include "core/phase.h"
 #include "core/progress.h"
+#include "core/text.h"
 #include "launcher/devices.h"
 #include "launcher/train/trainer.h"
 #include "launcher/video_maker.h"
+#include "models/training/initial_weights.h"
 #include "parallel/comm/settle.h"
 #include "parallel/comm/text.h"
 
@@ -34,10 +38,10 @@ Trainer::Trainer(TrainJob& job, const PlanMachine& machine, const RankPlace& pla
   for (const std::string& line : device_lines(device_, world)) log::info("{}", line);
   if (job.draws_samples()) {
     drawer_.emplace(job.run, machine, place, device_, world);
-    drawer_->encode_prompts();
+    if (!job.config.train.text_encoder) drawer_->encode_prompts();
   }
   draw_class();
-  encode_data();
+  read_data();
   load_model();
   resume();
 }
@@ -91,54 +95,101 @@ void Trainer::draw_missing(const std::vector<RequestConfig>& wanted, const std::
   SampleDrawer drawer(drawn, machine_, place_, device_, world_);
   drawer.encode_prompts();
   const auto denoiser = drawn.checkpoint->load_denoiser({training_dtype(job_, device_), device_});
-  drawer.draw(*denoiser, folder, SampleDrawer::Preview::none);
+  if (drawer.draw(*denoiser, folder, SampleDrawer::Preview::none)) return;
+  fail(
+      ExitCode::stopped,
+      "stopped by a signal while items of the class were drawn; the same command goes on with those that are "
+      "missing");
 }
 
-void Trainer::encode_data() {
+SampleStore Trainer::encode(const Dataset& data, const char* what) {
   const auto dtype = training_dtype(job_, device_);
-  StoreOptions options{.directory = job_.config.data.cache,
-                       .max_sequence_length = job_.config.data.max_sequence_length,
-                       .vae_dtype = resolve_dtype(job_.config.model.vae_dtype, device_),
-                       .text_dtype = dtype,
-                       .device = device_,
-                       .fail_on_bad_item = job_.config.train.fail_on_bad_item,
-                       .empty_caption = job_.config.train.caption_dropout > 0,
-                       .host = host_number(place_, world_)};
-  std::vector<SkippedItem> skipped;
-  auto encode = [&](const Dataset& data, const char* what, std::optional<SampleStore>& store) {
-    set_phase(std::string("encode ") + what);
-    std::optional<Progress> progress;
-    int64_t shown = 0;
-    options.progress = [&](int64_t done, int64_t total) {
-      if (!progress) progress.emplace(std::string("encode ") + what, total, first());
-      for (; shown < done; ++shown) progress->advance();
-    };
-    store.emplace(data, *job_.run.checkpoint, options, world_);
-    for (const auto& list : {data.skipped(), store->skipped()})
-      skipped.insert(skipped.end(), list.begin(), list.end());
-  };
-  auto usable = [](const Dataset& data, const SampleStore& store) {
-    std::vector<size_t> items;
-    for (size_t i = 0; i < data.items().size(); ++i) {
-      if (store.usable(i)) items.push_back(i);
+  std::optional<Progress> progress;
+  int64_t shown = 0;
+  const StoreOptions options{.directory = job_.config.data.cache,
+                             .max_sequence_length = job_.config.data.max_sequence_length,
+                             .vae_dtype = resolve_dtype(job_.config.model.vae_dtype, device_),
+                             .text_dtype = dtype,
+                             .device = device_,
+                             .fail_on_bad_item = job_.config.train.fail_on_bad_item,
+                             .captions = !job_.config.train.text_encoder,
+                             .empty_caption = job_.config.train.caption_dropout > 0,
+                             .progress =
+                                 [&](int64_t done, int64_t total) {
+                                   if (!progress)
+                                     progress.emplace(std::string("encode ") + what, total, first());
+                                   for (; shown < done; ++shown) progress->advance();
+                                 },
+                             .host = host_number(place_, world_)};
+  return {data, *job_.run.checkpoint, options, world_};
+}
+
+// An autoencoder reads clips at each step: one that cannot be read is found before the first.
+std::vector<SkippedItem> Trainer::check_frames(const Dataset& data, std::vector<size_t>& usable) {
+  std::string mine;  // "<item> <reason>" lines
+  settle(world_, [&] {
+    for (size_t i = size_t(world_.rank()); i < data.items().size(); i += size_t(world_.size())) {
+      try {
+        data.frames(i);
+      } catch (const Error& error) {
+        if (job_.config.train.fail_on_bad_item || error.code() != ExitCode::bad_data) throw;
+        mine += fmt::format("{} {}\n", i, one_line(error.what()));
+      }
     }
-    return items;
-  };
-  auto order = [&](const Dataset& data, const std::vector<size_t>& items) {
-    std::vector<int64_t> repeats;
-    for (size_t item : items) repeats.push_back(data.items()[item].repeats);
-    return SampleOrder(repeats, uint64_t(job_.config.train.seed));
-  };
-  encode(*job_.data, "data", data_);
-  items_ = usable(*job_.data, *data_);
-  order_.emplace(order(*job_.data, items_));
-  if (job_.prior) {
-    encode(*job_.prior, "class", prior_);
-    prior_items_ = usable(*job_.prior, *prior_);
-    prior_order_.emplace(order(*job_.prior, prior_items_));
+  });
+  std::map<size_t, std::string> reasons;
+  for (const std::string& lines : gather_texts(world_, mine)) {
+    std::istringstream in(lines);
+    size_t item;
+    for (std::string reason; in >> item && std::getline(in >> std::ws, reason);) reasons[item] = reason;
   }
-  if (job_.validation) encode(*job_.validation, "validation", validation_);
-  if (!first() || skipped.empty()) return;
+  std::vector<SkippedItem> skipped;
+  for (size_t i = 0; i < data.items().size(); ++i) {
+    if (const auto reason = reasons.find(i); reason == reasons.end()) {
+      usable.push_back(i);
+    } else {
+      skipped.push_back({data.items()[i].name, reason->second});
+    }
+  }
+  return skipped;
+}
+
+Trainer::Data Trainer::read(const Dataset& data, const char* what, std::vector<SkippedItem>& skipped) {
+  set_phase(std::string("encode ") + what);
+  Data read{.all = &data};
+  skipped.insert(skipped.end(), data.skipped().begin(), data.skipped().end());
+  std::vector<SkippedItem> more;
+  if (job_.config.trains_vae()) {
+    more = check_frames(data, read.items);
+  } else {
+    read.store.emplace(encode(data, what));
+    more = read.store->skipped();
+    for (size_t i = 0; i < data.items().size(); ++i) {
+      if (read.store->usable(i)) read.items.push_back(i);
+    }
+  }
+  skipped.insert(skipped.end(), more.begin(), more.end());
+  return read;
+}
+
+void Trainer::read_data() {
+  auto order = [&](Data& data) {
+    std::vector<int64_t> repeats;
+    for (size_t item : data.items) repeats.push_back(data.all->items()[item].repeats);
+    data.order.emplace(repeats, uint64_t(job_.config.train.seed));
+  };
+  std::vector<SkippedItem> skipped;
+  data_ = read(*job_.data, "data", skipped);
+  order(data_);
+  if (job_.prior) {
+    prior_ = read(*job_.prior, "class", skipped);
+    order(*prior_);
+  }
+  if (job_.validation) validation_ = read(*job_.validation, "validation", skipped);
+  if (first() && !skipped.empty()) note_skipped(skipped);
+}
+
+void Trainer::note_skipped(const std::vector<SkippedItem>& skipped) {
   std::string lines;
   for (const SkippedItem& item : skipped)
     lines += Json{{"item", item.name}, {"reason", item.reason}}.dump() + "\n";
@@ -149,11 +200,41 @@ void Trainer::encode_data() {
 }
 
 void Trainer::plan_training() {
-  facts_ = train_facts(job_, machine_, *order_, items_);
+  facts_ = train_facts(job_, machine_, *data_.order, data_.items);
   plan_ = make_train_plan(job_.config, *facts_);
   if (!first()) return;
   log::print(describe(*plan_, job_.config, *facts_) + "\n");
   for (const std::string& warning : plan_->warnings) log::warning("{}", warning);
+}
+
+// Each has weights of its own, which nobody shares.
+void Trainer::load_parts(at::ScalarType dtype) {
+  const Checkpoint& checkpoint = *job_.run.checkpoint;
+  const LoadOptions options{dtype, device_};
+  auto begin = [&](const auto& part) {
+    if (!job_.config.train.from_scratch) return;
+    initialise_weights(part->weights(), dtype, device_, uint64_t(job_.config.train.seed));
+  };
+  if (job_.config.trains_vae()) {
+    vae_ = checkpoint.load_vae(options);
+    begin(vae_);
+    return;
+  }
+  denoiser_ = checkpoint.load_denoiser(options);
+  begin(denoiser_);
+  if (!job_.config.train.text_encoder) return;
+  text_encoder_ = checkpoint.load_text_encoder(options);
+  begin(text_encoder_);
+}
+
+void Trainer::make_learner() {
+  if (vae_) {
+    learner_ = std::make_unique<VaeLearner>(job_.config, *vae_, device_);
+    return;
+  }
+  learner_ = std::make_unique<DenoiserLearner>(
+      job_.config, *denoiser_, text_encoder_.get(), facts_->model,
+      TrainStep(*denoiser_, mesh_->cp(), *attention_, *blocks_, device_), shift_);
 }
 
 void Trainer::load_model() {
@@ -161,11 +242,8 @@ void Trainer::load_model() {
   set_phase("load");
   Stopwatch watch;
   const auto dtype = training_dtype(job_, device_);
-  denoiser_ = job_.run.checkpoint->load_denoiser({dtype, device_});
-  if (job_.config.train.from_scratch) {
-    randomize_weights(denoiser_->weights(), dtype, device_, uint64_t(job_.config.train.seed));
-  }
-  model_.emplace(*denoiser_, job_);
+  load_parts(dtype);
+  model_.emplace(trained_parts({denoiser_.get(), text_encoder_.get(), vae_.get()}, job_.config), job_, dtype);
   const GroupMaker maker = group_maker(machine_.backend, device_);
   mesh_.emplace(world_, plan_->mesh, maker);
   auto group_of_all = [&](const char* name) {
@@ -193,7 +271,7 @@ void Trainer::load_model() {
     parameters_->gather(0);
     others_ = std::shared_ptr<void>(nullptr, [this](void*) { parameters_->release(0); });
   }
-  step_.emplace(*denoiser_, mesh_->cp(), *attention_, *blocks_, device_);
+  make_learner();
   const bool half = dtype != at::kFloat;
   optimizer_.emplace(job_.config.optimizer,
                      !half                                        ? WeightPrecision::plain
@@ -207,7 +285,8 @@ void Trainer::load_model() {
 std::string Trainer::identity() const {
   std::string text = job_.run.checkpoint->fingerprint();
   for (const Dataset* data : {job_.data.get(), job_.prior.get()}) text += data_identity(data);
-  for (const auto* items : {&items_, &prior_items_}) text += fmt::format("{}\n", fmt::join(*items, " "));
+  text += fmt::format("{}\n", fmt::join(data_.items, " "));
+  text += fmt::format("{}\n", fmt::join(prior_ ? prior_->items : std::vector<size_t>(), " "));
   return fmt::format("{:016x}", fnv1a(text));
 }
 

@@ -65,7 +65,7 @@ struct AdaptedLinear : Function<AdaptedLinear> {
     }
     context->saved_data["scales"] = scales;
     context->saved_data["first_rows"] = first_rows;
-    context->saved_data["bias_dtype"] = int64_t(bias.defined() ? bias.scalar_type() : x.scalar_type());
+    context->saved_data["bias_dtype"] = int64_t(bias.scalar_type());
     return in_shape_of(x, product.y);
   }
 
@@ -158,7 +158,9 @@ at::Tensor apply_adapted(const Linear& layer, const at::Tensor& x, const BasePro
   require(!layer.scale.defined(), "gradients of a layer in 8-bit floats are asked for");
   variable_list changes;
   for (const LowRank& change : layer.adapters) changes.insert(changes.end(), {change.a, change.b});
-  return AdaptedLinear::apply(x, layer.weight, layer.bias, at::TensorList(changes), &layer, &base);
+  // A Function takes no undefined tensor.
+  const at::Tensor bias = layer.bias.defined() ? layer.bias : at::empty({0}, layer.weight.options());
+  return AdaptedLinear::apply(x, layer.weight, bias, at::TensorList(changes), &layer, &base);
 }
 
 }  // namespace frameshard

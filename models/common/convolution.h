@@ -10,7 +10,7 @@ namespace frameshard {
 /// layer over x, [B, C, H, W] or [B, C, T, H, W] by the weight's dims; stride and padding a dim each, or one
 /// number for all. In float32 on a CPU by oneDNN, which ATen takes for two dims alone (3-D: 13 times as fast
 /// on AMD Zen 3), and quickest where channels are the innermost dim; the result has its input's memory
-/// format.
+/// format. Differentiable.
 at::Tensor convolve(const Linear& layer, const at::Tensor& x, at::IntArrayRef stride,
                     at::IntArrayRef padding);
 

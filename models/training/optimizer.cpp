@@ -71,10 +71,10 @@ struct Optimizer::AdamW {
   }
 };
 
-double learning_rate(const OptimizerConfig& config, int64_t samples, int64_t all_samples) {
+double learning_rate(const OptimizerConfig& config, Batch batch, int64_t all_samples) {
   const int64_t warmup = config.warmup_samples;
-  if (samples < warmup) return config.learning_rate * double(samples) / double(warmup);
-  const double left = double(all_samples - samples) / double(std::max<int64_t>(1, all_samples - warmup));
+  if (batch.end < warmup) return config.learning_rate * double(batch.end) / double(warmup);
+  const double left = double(all_samples - batch.begin) / double(std::max<int64_t>(1, all_samples - warmup));
   const double part = std::clamp(left, 0.0, 1.0);
   if (config.schedule == "cosine") {
     return config.learning_rate * (1 - std::cos(std::numbers::pi * part)) / 2;

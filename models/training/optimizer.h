@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/train_config.h"
+#include "models/training/sample_order.h"
 #include "parallel/trained_parameters.h"
 
 namespace frameshard {
@@ -17,10 +18,10 @@ enum class WeightPrecision {
   stochastic,  ///< bfloat16 weights alone, rounded up or down by chance, so that small changes are not lost
 };
 
-/// The learning rate after `samples` of `all_samples`, as schedules count them: the warm-up's linear rise,
-/// then constant, or down to 0 at the last sample along a cosine or a line. `samples` are those that are done
-/// when the step ends.
-double learning_rate(const OptimizerConfig& config, int64_t samples, int64_t all_samples);
+/// The learning rate of a step, as schedules count samples: a linear rise by those that are done when the
+/// step ends, so that the first rate is not 0; then constant, or down towards 0 along a cosine or a line by
+/// those before the step, so that the last rate is not 0 either.
+double learning_rate(const OptimizerConfig& config, Batch batch, int64_t all_samples);
 
 class Optimizer {
  public:

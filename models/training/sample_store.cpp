@@ -67,11 +67,12 @@ SampleStore::SampleStore(const Dataset& data, const Checkpoint& checkpoint, cons
   for (size_t i = 0; i < data.items().size(); ++i) {
     const DataItem& item = data.items()[i];
     latent_files_.push_back(names.latents(item));
-    text_files_.push_back(names.text(item.caption));
     add({.file = latent_files_.back(), .item = i});
+    if (!options.captions) continue;
+    text_files_.push_back(names.text(item.caption));
     add({.file = text_files_.back(), .item = std::nullopt, .caption = item.caption});
   }
-  if (options.empty_caption) {
+  if (options.captions && options.empty_caption) {
     empty_text_ = names.text("");
     add({.file = empty_text_, .item = std::nullopt});
   }

@@ -21,6 +21,7 @@ struct StoreOptions {
   at::ScalarType vae_dtype = at::kFloat, text_dtype = at::kFloat;
   at::Device device = at::kCPU;
   bool fail_on_bad_item = false;
+  bool captions = true;        ///< they are encoded; false: text() and empty_text() may not be asked for
   bool empty_caption = false;  ///< the empty caption is wanted too
   /// On rank 0: files made so far, of those that are made in this run.
   std::function<void(int64_t done, int64_t total)> progress{};

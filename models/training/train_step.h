@@ -1,5 +1,8 @@
-// One sample's forward and backward pass.
+// The forward and backward pass of samples of one size.
 #pragma once
+
+#include <span>
+#include <vector>
 
 #include "models/parts.h"
 #include "models/training/flow_sample.h"
@@ -7,10 +10,10 @@
 
 namespace frameshard {
 
-/// What is learnt from in one pass.
+/// What is learnt from in one pass, a sample each.
 struct TrainPass {
-  FlowSample sample;  ///< on the CPU
-  at::Tensor text;    ///< [1, T, text_dim]
+  std::vector<FlowSample> samples;  ///< of one shape, on the CPU
+  std::vector<at::Tensor> texts;    ///< [1, T, text_dim]
 };
 
 class TrainStep {
@@ -20,17 +23,17 @@ class TrainStep {
             const BlockRunner& runner, at::Device device)
       : denoiser_(denoiser), cp_(cp), attention_(attention), runner_(runner), device_(device) {}
 
-  /// The mean over all numbers of (prediction - target)^2, in float32; the same on every rank of `cp`.
-  /// Collective.
-  double loss(const TrainPass& pass) const;
+  /// Of each sample the mean over all numbers of (prediction - target)^2, in float32; the same on every rank
+  /// of `cp`. Collective.
+  std::vector<double> losses(const TrainPass& pass) const;
 
-  /// Adds the gradients of `weight` times the loss, and returns the loss. On each rank of `cp` they are its
-  /// share: all of them add up to the gradient.
-  double backward(const TrainPass& pass, double weight) const;
+  /// Adds the gradients of the losses' sum, each times its weight, and returns the losses. On each rank of
+  /// `cp` they are its share: all of them add up to the gradient.
+  std::vector<double> backward(const TrainPass& pass, std::span<const double> weights) const;
 
  private:
   ParallelSequence sequence_of(const TrainPass& pass) const;
-  at::Tensor loss_of(const TrainPass& pass, const ParallelSequence& sequence) const;
+  at::Tensor losses_of(const TrainPass& pass, const ParallelSequence& sequence) const;
 
   const Denoiser& denoiser_;
   Communicator& cp_;

@@ -33,16 +33,16 @@ Umt5::Umt5(const Umt5Config& config) : config_(config), layers_(size_t(config.la
     Umt5Layer& layer = layers_[i];
     const std::string attention = fmt::format("encoder.block.{}.layer.0.", i),
                       ffn = fmt::format("encoder.block.{}.layer.1.", i);
-    weights_.add(attention + "SelfAttention.q.weight", {inner, d}, layer.q);
-    weights_.add(attention + "SelfAttention.k.weight", {inner, d}, layer.k);
-    weights_.add(attention + "SelfAttention.v.weight", {inner, d}, layer.v);
-    weights_.add(attention + "SelfAttention.o.weight", {d, inner}, layer.out);
+    weights_.add_layer_without_bias(attention + "SelfAttention.q", {inner, d}, layer.q);
+    weights_.add_layer_without_bias(attention + "SelfAttention.k", {inner, d}, layer.k);
+    weights_.add_layer_without_bias(attention + "SelfAttention.v", {inner, d}, layer.v);
+    weights_.add_layer_without_bias(attention + "SelfAttention.o", {d, inner}, layer.out);
     weights_.add(attention + "SelfAttention.relative_attention_bias.weight", {config.buckets, config.heads},
                  layer.position_bias);
     weights_.add(attention + "layer_norm.weight", {d}, layer.attention_norm);
-    weights_.add(ffn + "DenseReluDense.wi_0.weight", {f, d}, layer.ffn_gate);
-    weights_.add(ffn + "DenseReluDense.wi_1.weight", {f, d}, layer.ffn_in);
-    weights_.add(ffn + "DenseReluDense.wo.weight", {d, f}, layer.ffn_out);
+    weights_.add_layer_without_bias(ffn + "DenseReluDense.wi_0", {f, d}, layer.ffn_gate);
+    weights_.add_layer_without_bias(ffn + "DenseReluDense.wi_1", {f, d}, layer.ffn_in);
+    weights_.add_layer_without_bias(ffn + "DenseReluDense.wo", {d, f}, layer.ffn_out);
     weights_.add(ffn + "layer_norm.weight", {d}, layer.ffn_norm);
   }
   weights_.add("encoder.final_layer_norm.weight", {d}, final_norm_);
@@ -63,20 +63,19 @@ at::Tensor Umt5::position_buckets(int64_t length) const {
 }
 
 at::Tensor Umt5::attend(const Umt5Layer& layer, const at::Tensor& x, const at::Tensor& buckets) const {
-  auto heads = [&](const at::Tensor& weight) {  // [1, L, d] -> [1, H, L, D]
-    return at::linear(x, weight).unflatten(-1, {config_.heads, config_.head_dim}).transpose(1, 2);
+  auto heads = [&](const Linear& part) {  // [1, L, d] -> [1, H, L, D]
+    return apply(part, x).unflatten(-1, {config_.heads, config_.head_dim}).transpose(1, 2);
   };
   const at::Tensor bias =
       at::embedding(layer.position_bias, buckets).permute({2, 0, 1}).unsqueeze(0);  // [1, H, L, L]
   // T5 does not scale its scores.
   const at::Tensor scores = heads(layer.q).matmul(heads(layer.k).transpose(2, 3)) + bias;
   const at::Tensor shares = at::softmax(scores.to(at::kFloat), -1).to(x.scalar_type());
-  return at::linear(shares.matmul(heads(layer.v)).transpose(1, 2).flatten(2), layer.out);
+  return apply(layer.out, shares.matmul(heads(layer.v)).transpose(1, 2).flatten(2));
 }
 
 at::Tensor Umt5::feed_forward(const Umt5Layer& layer, const at::Tensor& x) const {
-  return at::linear(at::gelu(at::linear(x, layer.ffn_gate), "tanh") * at::linear(x, layer.ffn_in),
-                    layer.ffn_out);
+  return apply(layer.ffn_out, at::gelu(apply(layer.ffn_gate, x), "tanh") * apply(layer.ffn_in, x));
 }
 
 at::Tensor Umt5::encode(const std::string& prompt, int64_t max_length) const {

@@ -18,7 +18,8 @@ struct Umt5Config {
 };
 
 struct Umt5Layer {
-  at::Tensor q, k, v, out, position_bias, attention_norm, ffn_gate, ffn_in, ffn_out, ffn_norm;
+  Linear q, k, v, out, ffn_gate, ffn_in, ffn_out;  // without biases
+  at::Tensor position_bias, attention_norm, ffn_norm;
 };
 
 class Umt5 final : public TextEncoder {
@@ -29,7 +30,7 @@ class Umt5 final : public TextEncoder {
   Umt5(const Umt5&) = delete;
   Umt5& operator=(const Umt5&) = delete;
 
-  const WeightList& weights() const { return weights_; }
+  const WeightList& weights() const override { return weights_; }
   at::Tensor encode(const std::string& prompt, int64_t max_length) const override;
 
  private:

@@ -1,5 +1,7 @@
 #include "models/wan/vae.h"
 
+#include <c10/core/GradMode.h>
+
 #include "core/error.h"
 #include "core/io/json_file.h"
 #include "models/common/convolution.h"
@@ -64,6 +66,13 @@ at::Tensor with_kept(const at::Tensor& x, const at::Tensor& kept) {
   return padded;
 }
 
+// x after two frames of `kept`. What autograd follows is not written into a part of something larger: the
+// backward pass would copy the whole gradient for each part.
+at::Tensor after_kept(const at::Tensor& x, const at::Tensor& kept) {
+  return channels_last(kept.defined() ? at::cat({kept, x}, 2) : at::constant_pad_nd(x, {0, 0, 0, 0, 2, 0}));
+}
+
+// Where gradients are wanted, those of the kept frames go from chunk to chunk.
 at::Tensor convolve_and_keep(const Linear& layer, const at::Tensor& padded, at::Tensor& kept) {
   kept = padded.narrow(2, padded.size(2) - 2, 2).clone();  // a view would keep all of `padded`
   const auto kernel = layer.weight.sizes();
@@ -73,6 +82,7 @@ at::Tensor convolve_and_keep(const Linear& layer, const at::Tensor& padded, at::
 }  // namespace
 
 at::Tensor causal_conv(const Linear& layer, const at::Tensor& x, at::Tensor& kept) {
+  if (c10::GradMode::is_enabled()) return convolve_and_keep(layer, after_kept(x, kept), kept);
   at::Tensor padded = with_kept(x, kept);
   padded.narrow(2, 2, x.size(2)).copy_(x);
   return convolve_and_keep(layer, padded, kept);
@@ -80,6 +90,9 @@ at::Tensor causal_conv(const Linear& layer, const at::Tensor& x, at::Tensor& kep
 
 at::Tensor norm_silu_causal_conv(const at::Tensor& norm, const Linear& layer, const at::Tensor& x,
                                  at::Tensor& kept) {
+  if (c10::GradMode::is_enabled()) {
+    return convolve_and_keep(layer, after_kept(unfused::channel_norm_silu(x, norm), kept), kept);
+  }
   at::Tensor padded = with_kept(x, kept);
   channel_norm_silu(x, norm, padded.narrow(2, 2, x.size(2)));
   return convolve_and_keep(layer, padded, kept);

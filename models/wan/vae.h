@@ -113,7 +113,7 @@ class WanVae final : public Vae {
   WanVae(const WanVae&) = delete;
   WanVae& operator=(const WanVae&) = delete;
 
-  const WeightList& weights() const { return weights_; }
+  const WeightList& weights() const override { return weights_; }
   using Vae::decode;
   void decode(const at::Tensor& latents, Rows rows,
               const std::function<void(const at::Tensor&)>& sink) const override;

@@ -12,54 +12,7 @@ import yaml
 from PIL import Image
 from engine import MODEL, PROGRAM, WEIGHTS, assert_fails, finish, in_tmp_path, run, start, succeed
 from safetensors.numpy import load_file
-
-SMALL = {
-    "model": {"path": str(MODEL)},
-    "train": {"method": "full", "max_steps": 20, "global_batch": 3},
-    "data": {"procedural": {"items": 10}, "width": 32, "height": 32, "num_frames": 5, "max_sequence_length": 16},
-    "optimizer": {"learning_rate": 3e-4},
-    "checkpoint": {"every_epoch": False},
-    "output": {"tensorboard": False},
-}
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return str(tmp_path_factory.mktemp("cache"))
-
-
-@pytest.fixture
-def config(tmp_path, cache):
-    def write(name="job", **sections):
-        values = json.loads(json.dumps(SMALL))
-        values["data"]["cache"] = cache
-        for section, keys in sections.items():
-            values.setdefault(section, {}).update(keys)
-        file = tmp_path / f"{name}.yaml"
-        file.write_text(yaml.safe_dump(values))
-        return str(file)
-
-    return write
-
-
-def weights(name="job"):
-    return load_file(f"outputs/{name}/model/transformer/{WEIGHTS}")
-
-
-def difference(a, b):
-    assert a.keys() == b.keys()
-    total = sum(float(numpy.sum(numpy.square(a[key].astype(numpy.float64)))) for key in a)
-    apart = sum(float(numpy.sum(numpy.square(a[key].astype(numpy.float64) - b[key]))) for key in a)
-    return (apart / total) ** 0.5
-
-
-def metrics(name="job"):
-    return [json.loads(line) for line in open(f"outputs/{name}/metrics.jsonl")]
-
-
-def train(file, *overrides, ranks=None, timeout=100):
-    return run(["train", file, *overrides], ranks=ranks, timeout=timeout)
-
+from training import SMALL, cache, config, difference, metrics, train, weights
 
 @pytest.fixture(scope="module")
 def one_rank(tmp_path_factory, cache):
@@ -141,17 +94,32 @@ def test_errors_come_once_and_early_under_launch(config):
     assert_fails(result, 78, "train.batch")
 
 
-def test_a_stopped_run_goes_on_to_the_same_weights(config, one_rank):
-    process = start([PROGRAM, "train", config(), "train.max_steps=20"])
+def stop_after(process, steps):
+    """Sends SIGTERM once so many steps are done."""
     deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:  # until a few steps are done
+    while time.monotonic() < deadline:
         try:
-            if len(metrics()) >= 4:
+            if len(metrics()) >= steps:
                 break
         except FileNotFoundError:
             pass
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
+
+
+def test_a_stop_while_videos_are_drawn(config):
+    """400 denoising steps take longer than the way from the first step's line to the signal."""
+    file = config(train={"max_steps": 3}, sample={"prompts": ["a red circle"], "every_steps": 1, "num_inference_steps": 400})
+    process = start([PROGRAM, "train", file])
+    stop_after(process, 1)
+    assert_fails(finish(process, 60), 75, "stopped by a signal after step 1")
+    assert [path.name for path in Path("outputs/job/state").iterdir()] == ["step-00000001"]
+    assert not list(Path("outputs/job").glob("samples/**/video.mp4"))
+
+
+def test_a_stopped_run_goes_on_to_the_same_weights(config, one_rank):
+    process = start([PROGRAM, "train", config(), "train.max_steps=20"])
+    stop_after(process, 4)
     stopped = finish(process, 60)
     if stopped.code == 0:
         pytest.skip("the run had ended before the signal came")
@@ -286,11 +254,20 @@ def test_a_loss_that_is_not_finite(config):
     (["train.method=dreambooth"], 78, "dreambooth.class_prompt must say"),
     (["data.procedural=null"], 78, "data.folder (or data.procedural) must be given"),
     (["data.folder=nowhere"], 78, "data.folder and data.procedural are both given"),
-    (["train.from_scratch=true", "train.method=lora"], 78, "train.from_scratch needs train.method full"),
+    (["train.from_scratch=true", "train.method=lora"], 78, "train.from_scratch needs train.method full or vae"),
     (["train.method=lora", "adapter.targets=[to_z]"], 78, "to_z"),
     (["parallel.cp_size=2"], 78, "parallel.cp_size is 2, but 1 ranks were started"),
     (["parallel.zero=3", "train.recompute=off"], 78, "recomputes it in the backward pass"),
     (["train.batch=3"], 78, "train.batch"),
+    (["autoencoder.kl_weight=1"], 78, "autoencoder is given, but train.method is full"),
+    (["train.method=vae", "train.text_encoder=true"], 78, "train.text_encoder is for a denoiser"),
+    (["train.method=vae", "sample.prompts=[a cat]"], 78, "sample.prompts are for a denoiser"),
+    (["train.method=vae", "parallel.cp_size=2"], 78, "train.method vae divides samples alone"),
+    (["train.method=vae", "parallel.zero=3"], 78, "train.method vae knows 0 to 2"),
+    (["train.method=vae", "train.micro_batch=2"], 78, "takes clips one by one"),
+    (["train.method=vae", "autoencoder.windows=[1, 4]"], 78, "autoencoder.windows.1 is 4; it must be 1 + a multiple of 4"),
+    (["train.method=vae", "autoencoder.windows=[9]"], 78, "at most data.num_frames (5)"),
+    (["train.method=vae", "train.from_scratch=true", "autoencoder.decoder_only=true"], 78, "do not go together"),
     (["data.procedural={items: 4, only: dodecahedron}"], 78, "dodecahedron"),
 ])
 def test_bad_configurations(config, overrides, code, message):

@@ -15,6 +15,12 @@
 //   frameshard_probe train FOLDER IN OUT        the same with .0, .1 … for each step -> weights after them
 //   frameshard_probe gradients_lora FOLDER LORA IN OUT, train_lora FOLDER LORA IN OUT
 //                                               the same of a LoRA's "<layer>.lora_A" and "….lora_B" alone
+//   frameshard_probe gradients_text FOLDER CAPTION IN OUT
+//                                               factors -> the sum of the caption's embedding times them, and
+//                                               its gradients by the text encoder's weights
+//   frameshard_probe vae_gradients FOLDER IN OUT, vae_gradients_decoder FOLDER IN OUT
+//                                               frames, noise -> "total" and its terms, "grad.<weight>" of
+//                                               the whole autoencoder, or with its encoder as it is
 //   frameshard_probe events DIRECTORY PNG       an event file
 #include <chrono>
 #include <cstdio>
@@ -35,6 +41,7 @@
 
 int probe_tokenize(int argc, char** argv);
 int probe_train(const std::string& what, int argc, char** argv);
+int probe_vae(const std::string& what, int argc, char** argv);
 int probe_events(int argc, char** argv);
 
 namespace {
@@ -94,6 +101,7 @@ void time_each_line(const Work& work) {
 
 int probe(const std::string& what, int argc, char** argv) {
   if (what.starts_with("gradients") || what.starts_with("train")) return probe_train(what, argc, argv);
+  if (what.starts_with("vae_gradients")) return probe_vae(what, argc, argv);
   const c10::NoGradGuard no_grad;
   if (what == "events") return probe_events(argc, argv);
   if (what == "tokenize") return probe_tokenize(argc, argv);

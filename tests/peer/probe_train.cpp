@@ -100,11 +100,28 @@ NamedTensors train(const Denoiser& denoiser, const std::vector<Trained>& trained
   return out;
 }
 
+// Gradients of the sum of a caption's embedding times "factors", by all weights of the text encoder.
+int text_gradients(const std::string& folder, const std::string& caption, const std::string& given,
+                   const std::string& answer) {
+  const auto encoder = open_checkpoint(folder)->load_text_encoder({at::kFloat, at::kCPU});
+  const auto& slots = encoder->weights().slots();
+  for (const WeightSlot& slot : slots) slot.target->requires_grad_(true);
+  const at::Tensor factors = WeightFiles::open(given).read("factors");
+  const at::Tensor value = (encoder->encode(caption, factors.size(1)) * factors).sum();
+  value.backward();
+  NamedTensors out{{"loss", value.detach()}};
+  for (const WeightSlot& slot : slots)
+    out.emplace_back("grad." + slot.name, slot.target->grad().contiguous());
+  write_safetensors(answer, out);
+  return 0;
+}
+
 }  // namespace
 
-/// `argv` after the subcommand: FOLDER IN OUT, with a LoRA FOLDER LORA IN OUT. Returns the program's exit
-/// code.
+/// `argv` after the subcommand: FOLDER IN OUT, with a LoRA FOLDER LORA IN OUT, of a text FOLDER CAPTION IN
+/// OUT. Returns the program's exit code.
 int probe_train(const std::string& what, int argc, char** argv) {
+  if (what == "gradients_text" && argc == 4) return text_gradients(argv[0], argv[1], argv[2], argv[3]);
   const bool lora = what.ends_with("_lora");
   if (argc != (lora ? 4 : 3)) return int(ExitCode::usage);
   const auto denoiser = open_checkpoint(argv[0])->load_denoiser({at::kFloat, at::kCPU});

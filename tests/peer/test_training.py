@@ -19,6 +19,7 @@ from diffusers import WanPipeline, WanTransformer3DModel  # noqa: E402
 from folders import SHAPES, make_transformer, write_folder  # noqa: E402
 from peft import LoraConfig, get_peft_model_state_dict  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
+from transformers import AutoTokenizer, UMT5EncoderModel  # noqa: E402
 
 EXAMPLE = pathlib.Path(__file__).resolve().parents[2] / "examples" / "shapes"
 GRADIENT_TOLERANCE = 1e-5
@@ -162,6 +163,25 @@ def test_gradients_of_a_lora(name, size, folder_of, tmp_path, record):
     lora = add_lora(model, tmp_path / "lora")
     error = compare_gradients("gradients_lora", model, [folder, lora], size, tmp_path)
     record(name, "LoRA's", error)
+
+
+def test_gradients_of_a_text_encoder(folder_of, tmp_path, record):
+    folder = folder_of(NAMES[0])
+    caption, length = "a red circle moving left on a black background", 24
+    encoder = UMT5EncoderModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
+    tokens = AutoTokenizer.from_pretrained(folder / "tokenizer")(
+        [caption], padding="max_length", max_length=length, return_tensors="pt")
+    hidden = encoder(tokens.input_ids, tokens.attention_mask).last_hidden_state * tokens.attention_mask.unsqueeze(-1)
+    factors = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(3))
+    loss = (hidden * factors).sum()
+    loss.backward()
+    ours = probe("gradients_text", [folder, caption], tmp_path, {"factors": factors})
+    assert abs(float(ours.pop("loss")) / float(loss.detach()) - 1) <= GRADIENT_TOLERANCE
+    ours = {name.removeprefix("grad."): gradient for name, gradient in ours.items()}
+    theirs = {name: weight.grad for name, weight in encoder.named_parameters()}
+    error = error_of(ours, theirs)
+    assert error <= GRADIENT_TOLERANCE, f"{error:.3g}; the largest: {largest_errors(ours, theirs)}"
+    record(NAMES[0], "text encoder", error)
 
 
 def train(model, batches):

@@ -42,18 +42,20 @@ TEST_CASE("defaults are those of the documentation") {
 
 TEST_CASE("every file in configs loads and dumps") {
   std::size_t count = 0;
-  for (const auto& entry : std::filesystem::directory_iterator(FRAMESHARD_SOURCE_DIR "/configs")) {
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(FRAMESHARD_SOURCE_DIR "/configs")) {
     if (entry.path().extension() != ".yaml") continue;
     INFO(entry.path());
     ++count;
-    if (entry.path().filename().string().starts_with("train-")) {
+    const bool trains = entry.path().filename().string().starts_with("train-") ||
+                        entry.path().parent_path().filename() == "from-nothing";
+    if (trains) {
       load_train_config(entry.path());
       continue;
     }
     const RunConfig config = load_run_config(entry.path());
     CHECK(round_trip(config) == config);
   }
-  CHECK(count >= 4);
+  CHECK(count >= 9);
 }
 
 TEST_CASE("the quick start is small") {

@@ -6,6 +6,7 @@
 
 #include "core/rng.h"
 #include "models/common/attention_kernel.h"
+#include "models/common/convolution.h"
 #include "models/common/layers.h"
 #include "models/common/rope.h"
 #include "tests/support/catch.h"
@@ -205,5 +206,26 @@ TEST_CASE("products through oneDNN are those of ATen") {
     CHECK(relative_error(apply_by_onednn(layer, x), at::linear(x, layer.weight, layer.bias)) < 1e-6);
     CHECK(relative_error(apply_by_onednn(bare, x), at::linear(x, bare.weight)) < 1e-6);
     CHECK(relative_error(apply(layer, x), at::linear(x, layer.weight, layer.bias)) < 1e-6);
+  }
+}
+
+TEST_CASE("convolutions' gradients are those of ATen in float64") {
+  const int64_t batch = GENERATE(1, 2);
+  for (const auto& [kernel, padding] :
+       {std::pair(std::vector<int64_t>{3, 3, 3}, std::vector<int64_t>{0, 1, 1}), {{3, 1, 1}, {0, 0, 0}}}) {
+    const auto leaf = [](const at::Tensor& x) { return x.clone().requires_grad_(true); };
+    const at::Tensor x = leaf(channels_last(random({batch, 5, 4, 6, 7}, 1, at::kFloat)));
+    const Linear layer{leaf(random({8, 5, kernel[0], kernel[1], kernel[2]}, 2, at::kFloat)),
+                       leaf(random({8}, 3, at::kFloat))};
+    const at::Tensor wide = leaf(x.detach().to(at::kDouble)),
+                     weight = leaf(layer.weight.detach().to(at::kDouble)),
+                     bias = leaf(layer.bias.detach().to(at::kDouble));
+    const at::Tensor y = convolve(layer, x, 1, padding), wanted = at::conv3d(wide, weight, bias, 1, padding);
+    CHECK(relative_error(y, wanted) < 1e-6);
+    const at::Tensor gradient = random(wanted.sizes(), 4);
+    y.backward(gradient.to(at::kFloat)), wanted.backward(gradient);
+    CHECK(relative_error(x.grad(), wide.grad()) < 1e-5);
+    CHECK(relative_error(layer.weight.grad(), weight.grad()) < 1e-5);
+    CHECK(relative_error(layer.bias.grad(), bias.grad()) < 1e-5);
   }
 }

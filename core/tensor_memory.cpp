@@ -1,11 +1,13 @@
-#include "launcher/bench/tensor_memory.h"
+#include "core/tensor_memory.h"
 
 #include <atomic>
 
 #include <c10/core/Allocator.h>
 #include <c10/core/CPUAllocator.h>
+#include <malloc.h>
 
 #include "core/device.h"
+#include "core/error.h"
 
 namespace frameshard {
 namespace {
@@ -19,32 +21,33 @@ void add(int64_t bytes) {
   }
 }
 
-// A block of the allocator that was there before, and its size.
-struct Block {
-  at::DataPtr data;
-  int64_t bytes;
-};
-
-void release(void* context) {
-  auto* block = static_cast<Block*>(context);
-  bytes_now -= block->bytes;
-  delete block;
-}
-
+// The allocator that was there before, with its blocks counted by the size that the C library knows: a block
+// is its own context, as LibTorch wants it of an allocator that also gives plain pointers.
 class CountingAllocator final : public at::Allocator {
  public:
-  explicit CountingAllocator(at::Allocator* inner) : inner_(inner) {}
+  explicit CountingAllocator(at::Allocator* inner) : inner_(inner) { free_inner = inner->raw_deleter(); }
 
   at::DataPtr allocate(size_t bytes) override {
-    auto* block = new Block{inner_->allocate(bytes), int64_t(bytes)};
-    add(block->bytes);
-    return {block->data.get(), block, &release, at::Device(at::kCPU)};
+    at::DataPtr block = inner_->allocate(bytes);
+    void* data = block.get();
+    require(data == block.get_context() && free_inner, "the CPU's allocator gives no plain blocks");
+    block.release_context();
+    add(int64_t(malloc_usable_size(data)));
+    return {data, data, &release, at::Device(at::kCPU)};
   }
+  at::DeleterFnPtr raw_deleter() const override { return &release; }
   void copy_data(void* to, const void* from, size_t bytes) const override {
     default_copy_data(to, from, bytes);
   }
 
  private:
+  static void release(void* data) {
+    if (!data) return;
+    bytes_now -= int64_t(malloc_usable_size(data));
+    free_inner(data);
+  }
+
+  static inline at::DeleterFnPtr free_inner = nullptr;
   at::Allocator* inner_;
 };
 
