@@ -77,8 +77,9 @@ std::vector<int> allowed_cpus_of_node(int numa_node) {
 
 std::vector<int> allowed_neighbours(const std::vector<int>& cpus) {
   for (const auto& [node, members] : numa_nodes()) {
+    const std::vector<int>& own = members;  // clang 14 captures no structured binding
     const bool inside = std::all_of(cpus.begin(), cpus.end(), [&](int cpu) {
-      return std::find(members.begin(), members.end(), cpu) != members.end();
+      return std::find(own.begin(), own.end(), cpu) != own.end();
     });
     if (inside) return allowed_cpus_of_node(node);
   }

@@ -114,6 +114,7 @@ class CrossCheck {
       fail_at("autoencoder.decoder_only",
               "autoencoder.decoder_only and train.from_scratch do not go together");
     }
+    check_unused_by_vae();
     for (size_t i = 0; i < autoencoder.windows.size(); ++i) {
       const int64_t frames = autoencoder.windows[i];
       if (frames >= 1 && frames % 4 == 1 && frames <= config_.data.num_frames) continue;
@@ -123,6 +124,22 @@ class CrossCheck {
           frames, config_.data.num_frames);
     }
     check_vae_division();
+  }
+
+  // What would be without effect.
+  void check_unused_by_vae() const {
+    const auto refuse = [&](bool given, const char* key) {
+      if (given) fail_at(key, "{} has no effect with train.method vae; leave it out", key);
+    };
+    refuse(config_.noise != NoiseConfig(), "noise");
+    refuse(config_.adapter != AdapterConfig(), "adapter");
+    refuse(config_.train.caption_dropout > 0, "train.caption_dropout");
+    refuse(config_.model.dtype != ModelConfig().dtype, "model.dtype");
+    refuse(config_.model.vae_dtype != ModelConfig().vae_dtype, "model.vae_dtype");
+    const AutoencoderConfig& weights = config_.autoencoder;
+    if (weights.absolute_weight + weights.square_weight + weights.edge_weight + weights.kl_weight == 0) {
+      fail_at("autoencoder", "all weights of autoencoder are 0: there is nothing to learn");
+    }
   }
 
   // An autoencoder has no tokens to share and no blocks to gather.

@@ -48,7 +48,7 @@ struct TrainMethodConfig {
           in_range(0, std::numeric_limits<int64_t>::max()));
     visit("precision", self.precision,
           "float32; bf16: bfloat16 with float32 master weights; bf16_pure: bfloat16 alone, "
-          "rounded stochastically; auto: float32 on a CPU, bf16 on CUDA",
+          "rounded stochastically; auto: float32 on a CPU and for method vae, bf16 on CUDA",
           one_of({"auto", "float32", "bf16", "bf16_pure"}));
     visit("recompute", self.recompute,
           "activations of a block are computed again in the backward pass, not kept; auto: "

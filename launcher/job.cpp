@@ -97,7 +97,8 @@ ModelFacts model_facts(const Job& job, const std::string& device) {
   const RankParts parts = parts_of(job.config, type, 0);
   ModelFacts facts = job.checkpoint->facts(parts.denoiser.dtype, parts.vae.dtype);
   facts.denoiser_bytes += job.lora.adapter_values * facts.element_bytes;
-  facts.text_encoder_bytes += job.lora.text_encoder_values * facts.element_bytes;
+  facts.text_encoder_bytes +=
+      job.lora.text_encoder_values * int64_t(c10::elementSize(parts.text_encoder.dtype));
   return facts;
 }
 

@@ -33,29 +33,31 @@ LossSums& LossSums::operator+=(const LossSums& other) {
   return *this;
 }
 
-double DenoiserLearner::cost(const ClipSize& size) const {
+double DenoiserLearner::cost(const SamplePass& pass) const {
+  const ClipSize& size = pass.data->items()[pass.item].size;
   const auto tokens = denoiser_.token_count(denoiser_.latent_shape(size.frames, size.height, size.width));
   return denoiser_operations(facts_, tokens, tokens, config_.data.max_sequence_length);
 }
 
-at::Tensor DenoiserLearner::text(const SamplePass& pass, bool dropped) const {
-  if (text_encoder_) {
-    const std::string& caption = pass.data->items()[pass.item].caption;
-    return text_encoder_->encode(dropped ? "" : caption, config_.data.max_sequence_length);
-  }
-  return dropped ? pass.store->empty_text() : pass.store->text(pass.item);
+at::Tensor DenoiserLearner::text(const SamplePass& pass, bool dropped, Texts& made) const {
+  if (!text_encoder_) return dropped ? pass.store->empty_text() : pass.store->text(pass.item);
+  const std::string caption = dropped ? "" : pass.data->items()[pass.item].caption;
+  at::Tensor& embedding = made[caption];
+  if (!embedding.defined()) embedding = text_encoder_->encode(caption, config_.data.max_sequence_length);
+  return embedding;
 }
 
 std::vector<LossSums> DenoiserLearner::backward(std::span<const SamplePass> passes) const {
   const c10::AutoGradMode grad(true);  // for the text encoder's part
   TrainPass prepared;
+  Texts made;
   std::vector<double> weights;
   for (const SamplePass& pass : passes) {
     const at::Tensor latents = pass.store->latents(pass.item);
     const SampleDraw draw = draw_sample(sample_seed(uint64_t(config_.train.seed), pass.sample),
                                         latents.sizes(), config_.noise, shift_);
     prepared.samples.push_back(noised(latents, draw.level, draw.noise));
-    prepared.texts.push_back(text(pass, draw.dropout < config_.train.caption_dropout));
+    prepared.texts.push_back(text(pass, draw.dropout < config_.train.caption_dropout, made));
     weights.push_back(pass.weight);
   }
   const std::vector<double> losses = step_.backward(prepared, weights);
@@ -73,17 +75,32 @@ LossSums DenoiserLearner::evaluate(const SamplePass& pass) const {
   const int64_t levels = validation_passes();
   const double level = (double(pass.sample % levels) + 0.5) / double(levels);
   const SampleDraw draw = draw_sample(sample_seed(0, pass.sample), latents.sizes(), config_.noise, shift_);
-  const TrainPass prepared{{noised(latents, level, draw.noise)}, {text(pass, /*dropped=*/false)}};
+  Texts made;
+  const TrainPass prepared{{noised(latents, level, draw.noise)}, {text(pass, /*dropped=*/false, made)}};
   return LossSums::at_level(level, step_.losses(prepared).front());
+}
+
+namespace {
+
+// Odd numbers are a class' (Dreambooth): by them not every window would have its turn.
+int64_t turn(const SamplePass& pass) {
+  return pass.sample / 2;
+}
+
+}  // namespace
+
+double VaeLearner::cost(const SamplePass& pass) const {
+  const ClipSize& size = pass.data->items()[pass.item].size;
+  return double(window_length(size.frames, config_.autoencoder.windows, turn(pass)) * size.height *
+                size.width);
 }
 
 std::vector<LossSums> VaeLearner::backward(std::span<const SamplePass> passes) const {
   const auto seed = uint64_t(config_.train.seed);
   std::vector<LossSums> sums;
   for (const SamplePass& pass : passes) {
-    // Odd numbers are a class' (Dreambooth): all windows would not have their turn.
     const at::Tensor frames =
-        training_window(pass.data->frames(pass.item), config_.autoencoder.windows, pass.sample / 2, seed);
+        training_window(pass.data->frames(pass.item), config_.autoencoder.windows, turn(pass), seed);
     const auto noise = [&](at::IntArrayRef shape) {
       return initial_noise(shape, sample_seed(seed, pass.sample));
     };

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <map>
 #include <memory>
 
 #include "launcher/train/train_job.h"
@@ -37,8 +38,8 @@ struct SamplePass {
 class Learner {
  public:
   virtual ~Learner() = default;
-  /// Of a sample of this size, in a unit of its own.
-  virtual double cost(const ClipSize& size) const = 0;
+  /// Of a pass, in a unit of its own.
+  virtual double cost(const SamplePass& pass) const = 0;
   /// Adds the gradients of the losses' sum, each times its pass' weight; of samples of one size. The losses
   /// of each. Collective over the ranks that share the samples.
   virtual std::vector<LossSums> backward(std::span<const SamplePass> passes) const = 0;
@@ -62,13 +63,15 @@ class DenoiserLearner final : public Learner {
         step_(step),
         shift_(shift) {}
 
-  double cost(const ClipSize& size) const override;
+  double cost(const SamplePass& pass) const override;
   std::vector<LossSums> backward(std::span<const SamplePass> passes) const override;
   int64_t validation_passes() const override { return config_.validation.levels; }
   LossSums evaluate(const SamplePass& pass) const override;
 
  private:
-  at::Tensor text(const SamplePass& pass, bool dropped) const;
+  /// Embeddings that a pass has made, by caption: each is made once.
+  using Texts = std::map<std::string, at::Tensor>;
+  at::Tensor text(const SamplePass& pass, bool dropped, Texts& made) const;
 
   const TrainConfig& config_;
   const Denoiser& denoiser_;
@@ -85,7 +88,7 @@ class VaeLearner final : public Learner {
   VaeLearner(const TrainConfig& config, const Vae& vae, at::Device device)
       : config_(config), step_(vae, config.autoencoder, device) {}
 
-  double cost(const ClipSize& size) const override { return double(size.frames * size.height * size.width); }
+  double cost(const SamplePass& pass) const override;
   std::vector<LossSums> backward(std::span<const SamplePass> passes) const override;
   int64_t validation_passes() const override { return 1; }
   LossSums evaluate(const SamplePass& pass) const override;

@@ -15,13 +15,15 @@
 namespace frameshard {
 namespace {
 
-// Lines of steps that will be done again.
+// Lines of steps, and of what comes after one, that will be done again.
 void cut_after(const std::filesystem::path& file, int64_t done) {
   std::ifstream in(file);
   std::string kept;
   for (std::string line; std::getline(in, line);) {
     const Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
-    if (json.is_object() && json.value("step", int64_t(0)) <= done) kept += line + "\n";
+    if (!json.is_object()) continue;
+    const auto step = json.value("step", int64_t(0));
+    if (step < done || (step == done && json.contains("loss"))) kept += line + "\n";
   }
   write_file_atomically(file, kept);
 }

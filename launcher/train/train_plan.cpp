@@ -10,6 +10,12 @@
 namespace frameshard {
 namespace {
 
+// A subject has one of its class beside it.
+int64_t step_samples(const TrainConfig& config) {
+  const bool pairs = config.train.method == "dreambooth" && config.dreambooth.prior_loss_weight > 0;
+  return config.train.global_batch * (pairs ? 2 : 1);
+}
+
 // Of a step, in bytes.
 struct Activations {
   int64_t all = 0;    // where the backward pass begins
@@ -22,11 +28,13 @@ struct Activations {
 // neither the input of the feed-forward's products nor the branches; a change of rank r keeps r numbers. The
 // backward pass makes as much again as a block's widest part. With recomputation a block's input alone is
 // kept, and one block at a time whole.
-Activations activations_of(const TrainFacts& facts, const TrainConfig& config, int cp, bool recompute) {
-  const int64_t other = config.train.micro_batch * facts.other_activation_bytes;
+Activations activations_of(const TrainFacts& facts, const TrainConfig& config, MeshShape mesh,
+                           bool recompute) {
+  const int64_t at_once = std::min(config.train.micro_batch, (step_samples(config) + mesh.dp - 1) / mesh.dp);
+  const int64_t other = at_once * facts.other_activation_bytes;
   if (facts.tokens == 0) return {other, 0};
   const ModelFacts& model = facts.model;
-  const int64_t tokens = config.train.micro_batch * ((facts.tokens + cp - 1) / cp);
+  const int64_t tokens = at_once * ((facts.tokens + mesh.cp - 1) / mesh.cp);
   const int64_t d = model.width(), f = model.ffn_dim;
   const int64_t kept = config.trains_adapter() ? 14 * d + f + 6 * config.adapter.rank : 17 * d + 2 * f;
   const int64_t block = tokens * kept * model.element_bytes;
@@ -45,10 +53,19 @@ int64_t text_activation_bytes(const WeightList& weights, int64_t tokens, int64_t
 }
 
 // What autograd keeps of a clip on its way through encoder and decoder, in numbers a pixel for each channel
-// of the widest resolution's: measured, not derived.
-int64_t vae_activation_bytes(const ClipSize& size, const ModelFacts& model, bool decoder_only) {
-  const int64_t numbers = decoder_only ? 42 : 60;
-  return size.frames * size.height * size.width * model.vae_decoder_dim * numbers * model.vae_element_bytes;
+// of the widest resolution's: measured with one residual block a resolution (two in the decoder), of which
+// most is.
+int64_t vae_activation_bytes(const ClipSize& size, const TrainConfig& config, const ModelFacts& model,
+                             const WeightList& weights) {
+  const auto& windows = config.autoencoder.windows;
+  int64_t frames = windows.empty() ? size.frames : 0;
+  for (int64_t window : windows) frames = std::max(frames, std::min(window, size.frames));
+  int64_t blocks = 0;  // of the decoder's last resolution
+  for (const LayerSlot& layer : weights.layers()) {
+    if (layer.name.starts_with("decoder.up_blocks.3.") && layer.name.ends_with(".conv1")) ++blocks;
+  }
+  const int64_t numbers = config.autoencoder.decoder_only ? 21 * blocks : 20 * (2 * blocks - 1);
+  return frames * size.height * size.width * model.vae_decoder_dim * numbers * model.vae_element_bytes;
 }
 
 int64_t frozen_bytes(const std::vector<TrainedPart>& parts, const TrainConfig& config, at::ScalarType dtype) {
@@ -97,8 +114,7 @@ std::vector<double> group_speeds(const PlanMachine& machine, MeshShape mesh) {
 // with ZeRO 2 and 3; over several passes gradients add up, whole.
 void set_peak(TrainPlan& plan, const Activations& activations, const TrainConfig& config,
               const TrainFacts& facts) {
-  const int64_t samples = config.train.global_batch * (config.train.method == "dreambooth" ? 2 : 1);
-  const bool several = samples > int64_t(plan.mesh.dp) * config.train.micro_batch;
+  const bool several = step_samples(config) > int64_t(plan.mesh.dp) * config.train.micro_batch;
   const int64_t whole = facts.trained * facts.model.element_bytes;
   const int64_t at_begin = plan.zero < 2 || plan.mesh.ranks() == 1 || several ? whole : 0;
   const int64_t at_end = several ? std::max(plan.trained.gradients, whole) : plan.trained.gradients;
@@ -119,7 +135,7 @@ void choose_memory(TrainPlan& plan, const TrainConfig& config, const TrainFacts&
     plan.zero = zero;
     plan.recompute = recompute || zero == 3;
     plan.trained = trained_bytes(sizes_of(config, facts), zero, ranks);
-    set_peak(plan, activations_of(facts, config, plan.mesh.cp, plan.recompute), config, facts);
+    set_peak(plan, activations_of(facts, config, plan.mesh, plan.recompute), config, facts);
     return room == 0 || plan.bytes() <= room;
   };
   const int zero = int(config.parallel.zero.value.value_or(ranks > 1 ? 1 : 0));
@@ -136,9 +152,10 @@ void choose_memory(TrainPlan& plan, const TrainConfig& config, const TrainFacts&
                                        format_bytes(double(room))));
     return;
   }
-  plan.warnings.push_back(
-      fmt::format("a rank needs about {}, and has {}; use more ranks, a smaller size, or method lora",
-                  format_bytes(double(plan.bytes())), format_bytes(double(room))));
+  plan.warnings.push_back(fmt::format("a rank needs about {}, and has {}; use {}",
+                                      format_bytes(double(plan.bytes())), format_bytes(double(room)),
+                                      config.trains_vae() ? "a smaller size or shorter autoencoder.windows"
+                                                          : "more ranks, a smaller size, or method lora"));
 }
 
 void add_warnings(TrainPlan& plan, const TrainConfig& config, const TrainFacts& facts) {
@@ -199,9 +216,8 @@ TrainFacts train_facts(const TrainJob& job, const PlanMachine& machine, const Sa
       const auto shape = denoiser->latent_shape(size.frames, size.height, size.width);
       facts.tokens = std::max(facts.tokens, denoiser->token_count(shape));
     } else {
-      facts.other_activation_bytes =
-          std::max(facts.other_activation_bytes,
-                   vae_activation_bytes(size, facts.model, config.autoencoder.decoder_only));
+      facts.other_activation_bytes = std::max(
+          facts.other_activation_bytes, vae_activation_bytes(size, config, facts.model, vae->weights()));
     }
   }
   if (text_encoder) {

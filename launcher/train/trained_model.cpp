@@ -74,12 +74,7 @@ bool TrainedPart::trains(const std::string& name) const {
 
 std::vector<TrainedPart> trained_parts(const CheckpointParts& parts, const TrainConfig& config) {
   std::vector<TrainedPart> trained;
-  if (parts.denoiser) {
-    trained.push_back({.weights = &parts.denoiser->weights(),
-                       .folder = "transformer",
-                       .stem = "diffusion_pytorch_model",
-                       .targets = config.adapter.targets});
-  }
+  // First, since its gradients come last: buckets are summed from the end.
   if (parts.text_encoder) {
     trained.push_back(
         {.weights = &parts.text_encoder->weights(),
@@ -87,6 +82,12 @@ std::vector<TrainedPart> trained_parts(const CheckpointParts& parts, const Train
          .folder = "text_encoder",
          .stem = "model",
          .targets = {"SelfAttention.q", "SelfAttention.k", "SelfAttention.v", "SelfAttention.o"}});
+  }
+  if (parts.denoiser) {
+    trained.push_back({.weights = &parts.denoiser->weights(),
+                       .folder = "transformer",
+                       .stem = "diffusion_pytorch_model",
+                       .targets = config.adapter.targets});
   }
   if (parts.vae) {
     trained.push_back({.weights = &parts.vae->weights(), .folder = "vae", .stem = "diffusion_pytorch_model"});
@@ -126,11 +127,11 @@ TrainedModel::TrainedModel(std::vector<TrainedPart> parts, const TrainJob& job, 
 
 void TrainedModel::add_adapters(const TrainJob& job) {
   const AdapterConfig& adapter = job.config.adapter;
-  auto seed = uint64_t(job.config.train.seed);
   for (const TrainedPart& part : parts_) {
+    const uint64_t seed = uint64_t(job.config.train.seed) + (part.prefix.empty() ? 0 : 1);
     const auto slots = lora_targets(*part.weights, part.targets);
     const auto changes =
-        new_lora(slots, adapter.rank, adapter.alpha.value.value_or(double(adapter.rank)), seed++);
+        new_lora(slots, adapter.rank, adapter.alpha.value.value_or(double(adapter.rank)), seed);
     for (size_t i = 0; i < slots.size(); ++i) {
       const at::TensorOptions options = slots[i].computed->weight.options();
       auto& adapters = slots[i].computed->adapters;

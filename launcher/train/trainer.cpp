@@ -13,6 +13,8 @@ namespace frameshard {
 
 Trained Trainer::run() {
   const int64_t steps = plan_->amount.steps();
+  // It may have ended between the state and what comes after it.
+  if (position_.step > 0) events(position_.step - 1);
   for (int64_t step = position_.step; step < steps; ++step) {
     set_phase("train", step + 1, steps);
     one_step(step);
@@ -26,7 +28,7 @@ Trained Trainer::run() {
 std::vector<std::vector<int64_t>> Trainer::deal(const Batch& batch) const {
   std::vector<double> costs;
   for (int64_t sample = batch.begin; sample < batch.end; ++sample) {
-    costs.push_back(learner_->cost(data_.all->items()[data_.items[data_.order->item(sample)]].size));
+    costs.push_back(learner_->cost(data_.pass(data_.items[data_.order->item(sample)], 2 * sample, 1)));
   }
   return deal_batch(costs, plan_->speeds);
 }
@@ -94,6 +96,7 @@ void Trainer::one_step(int64_t step) {
   std::vector<Passes> groups = passes_of(batch, dealt[size_t(mesh_->coord().dp)]);
   size_t most = 0;
   for (const auto& each : dealt) most = std::max(most, passes_of(batch, each).size());
+  peak_bytes_ = std::max(peak_bytes_, peak_memory(device_));  // on a GPU the next line begins it anew
   reset_peak_tensor_bytes(device_);
   parameters_->begin_step();
   if (plan_->zero == 3 && groups.empty()) {
@@ -116,6 +119,7 @@ void Trainer::one_step(int64_t step) {
   synchronize(device_);
   position_.step = step + 1;
   position_.samples = batch.end;
+  peak_bytes_ = std::max(peak_bytes_, peak_memory(device_));
   if (!first()) return;
   log_->step({.step = step + 1,
               .samples = batch.end,
@@ -126,14 +130,14 @@ void Trainer::one_step(int64_t step) {
               .gradient_norm = norm,
               .batch = batch.count(),
               .exchange_seconds = exchange_seconds() - exchanged,
-              .peak_bytes = peak_memory(device_),
+              .peak_bytes = peak_bytes_,
               .tensor_bytes = peak_tensor_bytes(device_),
               .losses = losses});
 }
 
 double Trainer::exchange_seconds() {
   return gradients_->stats().seconds + gather_->stats().seconds + mesh_->cp().stats().seconds +
-         (attention_ ? attention_->seconds() : 0);
+         attention_->seconds();
 }
 
 }  // namespace frameshard

@@ -43,7 +43,7 @@ class Trainer {
   void read_data();
   Data read(const Dataset& data, const char* what, std::vector<SkippedItem>& skipped);
   SampleStore encode(const Dataset& data, const char* what);
-  std::vector<SkippedItem> check_frames(const Dataset& data, std::vector<size_t>& usable);
+  std::map<size_t, std::string> check_frames(const Dataset& data, const char* what);
   void note_skipped(const std::vector<SkippedItem>& skipped);
   void draw_class();
   void draw_missing(const std::vector<RequestConfig>& wanted, const std::filesystem::path& folder);
@@ -60,13 +60,15 @@ class Trainer {
   LossSums sum_over_ranks(const LossSums& mine);
   std::string identity() const;
   void after_step(int64_t step);
+  void events(int64_t step);
+  void assign(const at::Tensor& flat);
   [[noreturn]] void stop(int64_t step);
   void end_epoch(int64_t step);
   void validate(int64_t step);
   void draw_samples(int64_t step, const std::filesystem::path& directory);
   void save_state(int64_t step);
   void write_result(const std::filesystem::path& path);
-  std::map<std::string, Json> latent_settings();
+  std::map<std::string, Json> latent_settings(const at::Tensor& average);
   double exchange_seconds();
   bool first() const { return world_.rank() == 0; }
 
@@ -96,6 +98,7 @@ class Trainer {
   std::optional<TrainLog> log_;
   TrainPosition position_;
   double saved_at_ = 0;  // process seconds
+  int64_t peak_bytes_ = 0;
 };
 
 }  // namespace frameshard

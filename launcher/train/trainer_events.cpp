@@ -10,25 +10,37 @@
 #include "parallel/comm/settle.h"
 
 namespace frameshard {
+namespace {
+
+bool due(const std::optional<int64_t>& every, int64_t done) {
+  return every && done % *every == 0;
+}
+
+}  // namespace
 
 void Trainer::after_step(int64_t step) {
   const CheckpointConfig& checkpoint = job_.config.checkpoint;
   const int64_t done = step + 1;
-  const bool epoch = plan_->amount.ends_epoch(step), last = done == plan_->amount.steps();
-  auto due = [&](const std::optional<int64_t>& every) { return every && done % *every == 0; };
-  const bool stop = on_any(stop_requested(), world_);
+  const bool last = done == plan_->amount.steps();
+  if (on_any(stop_requested(), world_) && !last) stop(done);
   const bool late = checkpoint.every_minutes &&
                     on_any(process_seconds() - saved_at_ > 60 * *checkpoint.every_minutes, world_);
-  // The state first: whatever fails after it can be repeated.
-  const bool save = due(checkpoint.every_steps) || (epoch && checkpoint.every_epoch) || late || stop;
-  if (stop && !last) this->stop(done);
+  const bool save =
+      due(checkpoint.every_steps, done) || late || (checkpoint.every_epoch && plan_->amount.ends_epoch(step));
+  // The state first: who goes on from it repeats what follows.
   if (save && !last) save_state(done);
+  events(step);
+}
 
+// Twice does no harm.
+void Trainer::events(int64_t step) {
+  const int64_t done = step + 1;
+  const bool last = done == plan_->amount.steps();
   if (validation_ && (last || done % job_.config.validation.every_steps == 0)) validate(done);
-  if (due(job_.config.sample.every_steps.value) && drawer_) {
+  if (due(job_.config.sample.every_steps.value, done) && drawer_) {
     draw_samples(done, job_.directory / "samples" / fmt::format("step-{:08}", done));
   }
-  if (epoch) end_epoch(step);
+  if (plan_->amount.ends_epoch(step)) end_epoch(step);
 }
 
 void Trainer::stop(int64_t step) {
@@ -77,16 +89,38 @@ void Trainer::save_state(int64_t step) {
   saved_at_ = process_seconds();
 }
 
-// A new autoencoder's latents have a mean and a deviation of their own, which denoisers are trained with.
-std::map<std::string, Json> Trainer::latent_settings() {
+// Flat, in the order of the parameters, in the weights' place.
+void Trainer::assign(const at::Tensor& flat) {
+  int64_t begin = 0;
+  for (const TrainedParameter& parameter : model_->parameters()) {
+    const int64_t count = parameter.tensor->numel();
+    parameter.tensor->copy_(flat.narrow(0, begin, count).view(parameter.tensor->sizes()));
+    begin += count;
+  }
+}
+
+// A new autoencoder's latents have a mean and a deviation of their own, which denoisers are trained with:
+// those of the weights that are written. Of some hundred items.
+std::map<std::string, Json> Trainer::latent_settings(const at::Tensor& average) {
   const c10::NoGradGuard no_grad;
   set_phase("latents");
+  at::Tensor own;
+  if (average.defined()) {
+    std::vector<at::Tensor> weights;
+    for (const TrainedParameter& parameter : model_->parameters())
+      weights.push_back(parameter.tensor->flatten());
+    own = at::cat(weights);
+    assign(average);
+  }
+  constexpr size_t most = 512;
+  const size_t every = (data_.items.size() + most - 1) / most;
   LatentMoments moments(job_.run.checkpoint->facts(at::kFloat, at::kFloat).latent_channels);
-  for (size_t i = size_t(world_.rank()); i < data_.items.size(); i += size_t(world_.size())) {
+  for (size_t i = every * size_t(world_.rank()); i < data_.items.size(); i += every * size_t(world_.size())) {
     const at::Tensor frames = data_.all->frames(data_.items[i]).to(device_);
     moments.add(vae_->encode(frames).chunk(2, 1)[0].to(at::kCPU));
   }
   world_.all_reduce(moments.sums());
+  if (own.defined()) assign(own);
   return {{"latents_mean", moments.mean()}, {"latents_std", moments.deviation()}};
 }
 
@@ -104,7 +138,7 @@ void Trainer::write_result(const std::filesystem::path& path) {
     }
     if (plan_->zero > 0) gradients_->all_reduce(average);
   }
-  if (vae_ && job_.config.train.from_scratch) written.settings = latent_settings();
+  if (vae_ && job_.config.train.from_scratch) written.settings = latent_settings(written.average);
   if (first()) model_->write(path, written, job_);
   world_.barrier();
 }

@@ -1,6 +1,4 @@
 // What comes before the first step: data, model, and where an earlier run stopped.
-#include <sstream>
-
 #include <ATen/Parallel.h>
 #include <fmt/ranges.h>
 
@@ -14,11 +12,12 @@
 #include "core/log.h"
 #include "core/phase.h"
 #include "core/progress.h"
-#include "core/text.h"
+#include "core/stop.h"
 #include "launcher/devices.h"
 #include "launcher/train/trainer.h"
 #include "launcher/video_maker.h"
 #include "models/training/initial_weights.h"
+#include "models/training/rejections.h"
 #include "parallel/comm/settle.h"
 #include "parallel/comm/text.h"
 
@@ -124,51 +123,50 @@ SampleStore Trainer::encode(const Dataset& data, const char* what) {
   return {data, *job_.run.checkpoint, options, world_};
 }
 
-// An autoencoder reads clips at each step: one that cannot be read is found before the first.
-std::vector<SkippedItem> Trainer::check_frames(const Dataset& data, std::vector<size_t>& usable) {
-  std::string mine;  // "<item> <reason>" lines
-  settle(world_, [&] {
-    for (size_t i = size_t(world_.rank()); i < data.items().size(); i += size_t(world_.size())) {
-      try {
-        data.frames(i);
-      } catch (const Error& error) {
-        if (job_.config.train.fail_on_bad_item || error.code() != ExitCode::bad_data) throw;
-        mine += fmt::format("{} {}\n", i, one_line(error.what()));
-      }
+// An autoencoder reads clips at each step: one that cannot be read is found before the first. By item why.
+std::map<size_t, std::string> Trainer::check_frames(const Dataset& data, const char* what) {
+  if (!data.reads_files()) return {};
+  const auto all = int64_t(data.items().size());
+  Progress progress(std::string("check ") + what, all, first());
+  Rejections rejected(job_.config.train.fail_on_bad_item);
+  for (int64_t begin = 0; begin < all; begin += world_.size()) {
+    if (on_any(stop_requested(), world_)) {
+      fail(ExitCode::stopped,
+           "stopped by a signal after {} of {} clips were checked; nothing was trained yet", begin, all);
     }
-  });
-  std::map<size_t, std::string> reasons;
-  for (const std::string& lines : gather_texts(world_, mine)) {
-    std::istringstream in(lines);
-    size_t item;
-    for (std::string reason; in >> item && std::getline(in >> std::ws, reason);) reasons[item] = reason;
+    settle(world_, [&] {
+      const auto item = size_t(begin + world_.rank());
+      if (item < data.items().size()) rejected.frames(data, item, item);
+    });
+    for (int64_t i = begin; i < std::min(begin + world_.size(), all); ++i) progress.advance();
   }
-  std::vector<SkippedItem> skipped;
-  for (size_t i = 0; i < data.items().size(); ++i) {
-    if (const auto reason = reasons.find(i); reason == reasons.end()) {
-      usable.push_back(i);
-    } else {
-      skipped.push_back({data.items()[i].name, reason->second});
-    }
-  }
-  return skipped;
+  rejected.exchange(world_);
+  return rejected.reasons();
 }
 
 Trainer::Data Trainer::read(const Dataset& data, const char* what, std::vector<SkippedItem>& skipped) {
-  set_phase(std::string("encode ") + what);
   Data read{.all = &data};
   skipped.insert(skipped.end(), data.skipped().begin(), data.skipped().end());
-  std::vector<SkippedItem> more;
+  std::map<size_t, std::string> unreadable;
   if (job_.config.trains_vae()) {
-    more = check_frames(data, read.items);
+    set_phase(std::string("check ") + what);
+    unreadable = check_frames(data, what);
   } else {
+    set_phase(std::string("encode ") + what);
     read.store.emplace(encode(data, what));
-    more = read.store->skipped();
-    for (size_t i = 0; i < data.items().size(); ++i) {
-      if (read.store->usable(i)) read.items.push_back(i);
+    skipped.insert(skipped.end(), read.store->skipped().begin(), read.store->skipped().end());
+  }
+  for (size_t i = 0; i < data.items().size(); ++i) {
+    if (const auto reason = unreadable.find(i); reason != unreadable.end()) {
+      skipped.push_back({data.items()[i].name, reason->second});
+    } else if (!read.store || read.store->usable(i)) {
+      read.items.push_back(i);
     }
   }
-  skipped.insert(skipped.end(), more.begin(), more.end());
+  if (read.items.empty()) {
+    fail(ExitCode::bad_data, "none of the {} items of the {} can be used, the first because of this: {}: {}",
+         data.items().size(), what, skipped.back().name, skipped.back().reason);
+  }
   return read;
 }
 
@@ -211,20 +209,21 @@ void Trainer::plan_training() {
 void Trainer::load_parts(at::ScalarType dtype) {
   const Checkpoint& checkpoint = *job_.run.checkpoint;
   const LoadOptions options{dtype, device_};
-  auto begin = [&](const auto& part) {
+  auto begin = [&](const auto& part, int64_t number) {
     if (!job_.config.train.from_scratch) return;
-    initialise_weights(part->weights(), dtype, device_, uint64_t(job_.config.train.seed));
+    initialise_weights(part->weights(), dtype, device_,
+                       sample_seed(uint64_t(job_.config.train.seed), number));
   };
   if (job_.config.trains_vae()) {
     vae_ = checkpoint.load_vae(options);
-    begin(vae_);
+    begin(vae_, 0);
     return;
   }
   denoiser_ = checkpoint.load_denoiser(options);
-  begin(denoiser_);
+  begin(denoiser_, 0);
   if (!job_.config.train.text_encoder) return;
   text_encoder_ = checkpoint.load_text_encoder(options);
-  begin(text_encoder_);
+  begin(text_encoder_, 1);
 }
 
 void Trainer::make_learner() {

@@ -43,6 +43,8 @@ class Dataset {
   /// The item's frames [1, 3, F, H, W] float32 in [-1, 1] on the CPU, at its size. 65 where the file cannot
   /// be decoded.
   virtual at::Tensor frames(size_t item) const = 0;
+  /// False where they are drawn: nothing can be wrong with them.
+  virtual bool reads_files() const { return true; }
 };
 using DatasetPtr = std::unique_ptr<Dataset>;
 

@@ -26,6 +26,7 @@ class ProceduralDataset : public Dataset {
   }
   const std::vector<DataItem>& items() const override { return items_; }
   const std::vector<SkippedItem>& skipped() const override { return skipped_; }
+  bool reads_files() const override { return false; }
   at::Tensor frames(size_t item) const override {
     return render(choice_.draw(seed_, int64_t(item)), items_.at(item).size);
   }

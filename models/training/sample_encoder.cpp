@@ -77,7 +77,8 @@ SampleEncoder::SampleEncoder(const Dataset& data, const Checkpoint& checkpoint, 
       checkpoint_(checkpoint),
       options_(options),
       world_(world),
-      host_(world.split(options.host, world.rank(), "host")) {}
+      host_(world.split(options.host, world.rank(), "host")),
+      rejected_(options.fail_on_bad_item) {}
 
 std::map<size_t, std::string> SampleEncoder::complete(const std::vector<SampleSource>& sources) {
   const c10::NoGradGuard no_grad;
@@ -92,12 +93,12 @@ std::map<size_t, std::string> SampleEncoder::complete(const std::vector<SampleSo
     if (writes && host_->rank() == 0) prepare(options_.directory);
   });
   make(wanted, missing, world_);
-  if (!on_any(host_->size() < world_.size(), world_)) return rejected_;
+  if (!on_any(host_->size() < world_.size(), world_)) return rejected_.reasons();
   // What ranks of other hosts have made is here only where the hosts share the directory.
   missing = missing_here(wanted);
-  for (const auto& [source, reason] : rejected_) missing[source] = false;
+  for (const auto& [source, reason] : rejected_.reasons()) missing[source] = false;
   make(wanted, missing, *host_);
-  return rejected_;
+  return rejected_.reasons();
 }
 
 // Of all sources, whether its file is to be made on this host. Each of its ranks reads a part of those asked
@@ -135,7 +136,7 @@ void SampleEncoder::make(Numbers wanted, const std::vector<bool>& missing, Commu
   in_rounds(texts, [&](size_t i) { make_text(i); });
   text_encoder_.reset();
   release_cached_memory(options_.device);
-  exchange_rejected();
+  rejected_.exchange(world_);
 }
 
 int64_t SampleEncoder::cost(size_t source) const {
@@ -166,17 +167,15 @@ void SampleEncoder::in_rounds(const Numbers& mine, const std::function<void(size
 }
 
 void SampleEncoder::make_latents(size_t source) {
-  at::Tensor frames;
-  try {
-    frames = data_.frames(*sources_[source].item);
-  } catch (const Error& error) {
-    if (error.code() != ExitCode::bad_data && error.code() != ExitCode::missing_file) throw;
-    return reject(source, error.what());
-  }
+  const size_t item = *sources_[source].item;
+  const auto frames = rejected_.frames(data_, item, source);
+  if (!frames) return;
   if (!vae_) vae_ = checkpoint_.load_vae({.dtype = options_.vae_dtype, .device = options_.device});
-  const at::Tensor mean = vae_->encode(frames.to(options_.device)).chunk(2, 1)[0];
+  const at::Tensor mean = vae_->encode(frames->to(options_.device)).chunk(2, 1)[0];
   const at::Tensor latents = vae_->normalised(mean).to(at::kCPU, at::kFloat);
-  if (!latents.isfinite().all().item<bool>()) return reject(source, "its latents are not finite");
+  if (!latents.isfinite().all().item<bool>()) {
+    return rejected_.add(source, data_.items()[item], "its latents are not finite");
+  }
   write_sample_file(sources_[source].file, latents);
 }
 
@@ -191,25 +190,6 @@ void SampleEncoder::make_text(size_t source) {
          quote_for_message(caption), c10::toString(options_.text_dtype));
   }
   write_sample_file(sources_[source].file, embedding.narrow(1, 0, used_rows(embedding)));
-}
-
-void SampleEncoder::reject(size_t source, const std::string& reason) {
-  if (options_.fail_on_bad_item) {
-    fail(ExitCode::bad_data, "{}: {}; repair or remove it, or leave it out: train.fail_on_bad_item=false",
-         data_.items()[*sources_[source].item].name, reason);
-  }
-  rejected_[source] = one_line(reason, 400);
-}
-
-void SampleEncoder::exchange_rejected() {
-  std::string mine;
-  for (const auto& [source, reason] : rejected_) mine += fmt::format("{} {}\n", source, reason);
-  for (const std::string& text : gather_texts(world_, mine)) {
-    std::istringstream lines(text);
-    size_t source;
-    for (std::string reason; lines >> source && std::getline(lines >> std::ws, reason);)
-      rejected_[source] = reason;
-  }
 }
 
 }  // namespace frameshard

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "models/training/rejections.h"
 #include "models/training/sample_store.h"
 
 namespace frameshard {
@@ -37,8 +38,6 @@ class SampleEncoder {
   void in_rounds(const Numbers& mine, const std::function<void(size_t)>& make_file);
   void make_latents(size_t source);
   void make_text(size_t source);
-  void reject(size_t source, const std::string& reason);
-  void exchange_rejected();
 
   const Dataset& data_;
   const Checkpoint& checkpoint_;
@@ -46,7 +45,7 @@ class SampleEncoder {
   Communicator& world_;
   CommPtr host_;  // ranks that see the same directory
   std::vector<SampleSource> sources_{};
-  std::map<size_t, std::string> rejected_{};
+  Rejections rejected_;
   std::unique_ptr<Vae> vae_{};
   std::unique_ptr<TextEncoder> text_encoder_{};
   LoadOptions text_load_{};

@@ -81,11 +81,15 @@ VaeLosses VaeStep::backward(const at::Tensor& frames, const Noise& noise, double
   return terms.numbers(config_);
 }
 
+int64_t window_length(int64_t frames, const std::vector<int64_t>& windows, int64_t sample) {
+  return windows.empty() ? frames : std::min(windows[size_t(sample) % windows.size()], frames);
+}
+
 at::Tensor training_window(const at::Tensor& frames, const std::vector<int64_t>& windows, int64_t sample,
                            uint64_t seed) {
   if (windows.empty()) return frames;
   constexpr uint64_t kWindow = 0x77696e646f77;  // "window": numbers other than those of the sample's noise
-  const int64_t length = std::min(windows[size_t(sample) % windows.size()], frames.size(2));
+  const int64_t length = window_length(frames.size(2), windows, sample);
   const auto places = uint64_t(frames.size(2) - length + 1);
   const uint64_t drawn = sample_seed(sample_seed(seed ^ kWindow, 0), sample);
   return frames.narrow(2, int64_t(drawn % places), length);

@@ -37,6 +37,9 @@ class VaeStep {
 at::Tensor training_window(const at::Tensor& frames, const std::vector<int64_t>& windows, int64_t sample,
                            uint64_t seed);
 
+/// Its frames.
+int64_t window_length(int64_t frames, const std::vector<int64_t>& windows, int64_t sample);
+
 /// Mean and deviation of each channel of the latents of clips, before normalisation: what vae/config.json has
 /// as latents_mean and latents_std. Sums, so that ranks can add theirs up.
 class LatentMoments {

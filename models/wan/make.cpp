@@ -65,13 +65,12 @@ class WanCheckpoint final : public Checkpoint {
     return std::make_unique<Dit>(dit_config_, at::kFloat);
   }
   std::unique_ptr<TextEncoder> text_encoder_without_weights() const override {
-    auto encoder = std::make_unique<Umt5>(text_config_);
-    encoder->use_tokenizer(Tokenizer(tokenizer_folder()));
-    return encoder;
+    return std::make_unique<Umt5>(text_config_);
   }
   std::unique_ptr<Vae> vae_without_weights() const override { return std::make_unique<WanVae>(vae_config_); }
   std::unique_ptr<TextEncoder> load_text_encoder(const LoadOptions& options) const override {
-    auto encoder = text_encoder_without_weights();
+    auto encoder = std::make_unique<Umt5>(text_config_);
+    encoder->use_tokenizer(Tokenizer(tokenizer_folder()));
     load_weights(encoder->weights(), text_files_, options);
     return encoder;
   }

@@ -117,6 +117,36 @@ def test_a_stop_while_videos_are_drawn(config):
     assert not list(Path("outputs/job").glob("samples/**/video.mp4"))
 
 
+def test_a_stop_at_the_end_of_an_epoch_loses_nothing_of_it(config):
+    """The first epoch ends with its first step, and with a video that takes long; the next start makes up for it."""
+    file = config(train={"max_steps": 2, "global_batch": 10}, checkpoint={"every_epoch": True},
+                  sample={"prompts": ["a red circle"], "num_inference_steps": 400})
+    process = start([PROGRAM, "train", file])
+    stop_after(process, 1)
+    assert_fails(finish(process, 60), 75, "stopped by a signal after step 1")
+    succeed(train(file, "sample.num_inference_steps=2"))
+    for epoch in ("epoch-0001", "epoch-0002"):
+        assert Path(f"outputs/job/epochs/{epoch}/model/model_index.json").exists()
+        assert Path(f"outputs/job/epochs/{epoch}/sample-1/video.mp4").exists()
+    assert [line["step"] for line in metrics()] == [1, 2]
+
+
+def test_a_stop_while_the_class_is_drawn(config):
+    file = config(train={"method": "dreambooth", "max_steps": 1},
+                  dreambooth={"class_prompt": "a red circle", "class_items": 2}, sample={"num_inference_steps": 400})
+    process = start([PROGRAM, "train", file])
+    said = process.stderr.readline()
+    while said and "drawing 2 items of the class" not in said:
+        said = process.stderr.readline()
+    process.send_signal(signal.SIGTERM)
+    assert_fails(finish(process, 60), 75, "stopped by a signal while items of the class were drawn")
+
+
+def test_a_preset_is_planned_for_by_its_denoiser_alone(config):
+    file = config(model={"path": "wan-1.3b"}, train={"text_encoder": True})
+    assert_fails(run(["train", file, "--plan"]), 78, "wan-1.3b is planned for by its denoiser alone")
+
+
 def test_a_stopped_run_goes_on_to_the_same_weights(config, one_rank):
     process = start([PROGRAM, "train", config(), "train.max_steps=20"])
     stop_after(process, 4)
@@ -265,6 +295,11 @@ def test_a_loss_that_is_not_finite(config):
     (["train.method=vae", "parallel.cp_size=2"], 78, "train.method vae divides samples alone"),
     (["train.method=vae", "parallel.zero=3"], 78, "train.method vae knows 0 to 2"),
     (["train.method=vae", "train.micro_batch=2"], 78, "takes clips one by one"),
+    (["train.method=vae", "train.recompute=on"], 78, "train.recompute is for the blocks of a denoiser"),
+    (["train.method=vae", "noise.shift=2"], 78, "noise has no effect with train.method vae"),
+    (["train.method=vae", "model.dtype=bfloat16"], 78, "model.dtype has no effect with train.method vae"),
+    (["train.method=vae", "autoencoder={absolute_weight: 0, square_weight: 0, edge_weight: 0, kl_weight: 0}"], 78,
+     "there is nothing to learn"),
     (["train.method=vae", "autoencoder.windows=[1, 4]"], 78, "autoencoder.windows.1 is 4; it must be 1 + a multiple of 4"),
     (["train.method=vae", "autoencoder.windows=[9]"], 78, "at most data.num_frames (5)"),
     (["train.method=vae", "train.from_scratch=true", "autoencoder.decoder_only=true"], 78, "do not go together"),

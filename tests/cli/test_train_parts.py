@@ -48,13 +48,60 @@ def test_a_whole_text_encoder_is_trained_alike_on_any_ranks(config):
     latents_of("video", model={"path": "outputs/job/model"})
 
 
-def test_a_text_encoder_learns_from_its_captions(config):
-    """Its videos show what it is by then, and so does the validation."""
-    file = config(train={"text_encoder": True, "max_steps": 2}, sample={"prompts": ["a red circle"], "every_steps": 1,
-                  "num_inference_steps": 2}, validation={"procedural": {"items": 2}, "every_steps": 1})
+def validation_of(folder, name):
+    lines = [json.loads(line) for line in open(f"{folder}/{name}/metrics.jsonl")]
+    return [line["validation_loss"] for line in lines if "validation_loss" in line][-1]
+
+
+def test_validation_is_by_the_text_encoder_of_then(config):
+    """The loss is that of the model that is written; with the checkpoint's text encoder in it, it is another."""
+    validation = {"procedural": {"items": 2}, "every_steps": 3}
+    file = config(train={"text_encoder": True, "max_steps": 3}, validation=validation, optimizer={"learning_rate": 0.01},
+                  sample={"prompts": ["a red circle"], "every_steps": 3, "num_inference_steps": 2})
     result = succeed(train(file, ranks=2))
-    assert "samples/step-00000002/sample-1/video.mp4" in result.err
-    assert len([line for line in metrics() if "validation_loss" in line]) == 2
+    assert "samples/step-00000003/sample-1/video.mp4" in result.err
+    written = validation_of("outputs", "job")
+    shutil.copytree("outputs/job/model", "other")
+    shutil.rmtree("other/text_encoder")
+    shutil.copytree(MODEL / "text_encoder", "other/text_encoder")
+    again = {}
+    for model in ("outputs/job/model", "other"):
+        still = config("again", model={"path": model}, train={"max_steps": 1}, optimizer={"learning_rate": 0.0}, validation=validation)
+        succeed(train(still, "output.directory=second", "output.overwrite=true"))
+        again[model] = validation_of("second", "again")
+    assert abs(again["outputs/job/model"] / written - 1) < 1e-4, (written, again)
+    assert abs(again["other"] / written - 1) > 1e-3, (written, again)
+
+
+PARTS = {
+    "both whole": ({"text_encoder": True}, {}, ["model/" + TEXT_WEIGHTS, f"model/transformer/{WEIGHTS}"]),
+    "both low-rank": ({"method": "lora", "text_encoder": True}, {}, ["lora.safetensors"]),
+    "decoder": ({"method": "vae"}, {"autoencoder": {"decoder_only": True}}, ["model/" + VAE_WEIGHTS]),
+}
+
+
+@pytest.mark.parametrize("case", PARTS)
+def test_an_average_that_forgets_at_once_is_the_weights(config, case):
+    how, more, files = PARTS[case]
+    file = config(train={**how, "max_steps": 2}, **more)
+    succeed(train(file))
+    plain = [load_file(f"outputs/job/{path}") for path in files]
+    for ranks, overrides in [(None, []), (2, ["parallel.zero=2"])]:
+        succeed(train(file, "train.ema=1e-8", *overrides, "output.overwrite=true", ranks=ranks))
+        for before, path in zip(plain, files):
+            assert difference(before, load_file(f"outputs/job/{path}")) < 1e-5, (path, overrides)
+
+
+def test_an_average_of_an_autoencoder_has_its_own_latents(config):
+    """vae/config.json fits the weights that are written: a denoiser's clean latents have mean 0 and deviation 1."""
+    file = config(train={"method": "vae", "from_scratch": True, "max_steps": 6, "ema": 0.9}, optimizer={"learning_rate": 0.01})
+    succeed(train(file, ranks=2))
+    encode = config("encode", model={"path": "outputs/job/model"}, train={"max_steps": 1}, data={"cache": "latents"})
+    succeed(train(encode))
+    latents = numpy.stack([next(iter(load_file(path).values())) for path in Path("latents").glob("latents-*.safetensors")])
+    latents = latents.reshape(len(latents), 16, -1).transpose(1, 0, 2).reshape(16, -1)
+    assert numpy.abs(latents.mean(1)).max() < 1e-3
+    assert numpy.abs(latents.std(1) - 1).max() < 1e-2
 
 
 @pytest.mark.parametrize(("form", "name"), [
@@ -204,7 +251,11 @@ MEMORY = {
     "low-rank": (None, ["train.method=lora", "adapter.rank=32"]),
     "low-rank, text encoder": (None, ["train.method=lora", "train.text_encoder=true"]),
     "text encoder": (None, ["train.text_encoder=true"]),
+    "text encoder, zero 2": (2, ["train.text_encoder=true", "parallel.zero=2", "parallel.bucket_megabytes=1"]),
+    "text encoder, zero 3": (2, ["train.text_encoder=true", "parallel.zero=3", "parallel.bucket_megabytes=1"]),
     "two at once": (None, ["train.micro_batch=2"]),
+    "three at once of two": (2, ["train.micro_batch=3"]),
+    "windows": (None, ["train.method=vae", "autoencoder.windows=[1, 5]", "data.width=32", "data.height=32"]),
     "autoencoder": (None, ["train.method=vae", "data.width=32", "data.height=32"]),
     "decoder": (None, ["train.method=vae", "autoencoder.decoder_only=true", "data.width=32", "data.height=32"]),
 }

@@ -3,13 +3,15 @@
 The engine's files too: what it writes in each form must give the same in diffusers.
 """
 
+import json
+
 import pytest
 import torch
 from diffusers import WanPipeline
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
-from test_wan import (PROBE, call, check, diffusers_set_up, generate, make_case, only_tensor, reference_latents,  # noqa: F401
+from test_wan import (PROBE, PROGRAM, call, check, diffusers_set_up, generate, make_case, only_tensor, reference_latents,  # noqa: F401
                       relative_error, seeded)
 
 TOLERANCE = 1e-5
@@ -159,3 +161,25 @@ def test_whole_run(make_case, record, tmp_path):
         ours, _ = generate(case.folder, case.request, tmp_path, f"lora=[{{path: {file}, merge: {merge}}}]",
                            "output.overwrite=true")
         record("lora, whole run", "latents", check(f"latents with a LoRA, merged: {merge}", ours, reference))
+
+
+# diffusers reads the third form only where every layer is in it.
+@pytest.mark.parametrize("form", ["diffusers", "comfyui"])
+def test_a_file_that_training_wrote(form, make_case, record, tmp_path):
+    """The same final latents, and they are others than without it."""
+    case, config = make_case("shapes"), tmp_path / "taught.yaml"
+    config.write_text(json.dumps({
+        "model": {"path": str(case.folder)},
+        "train": {"method": "lora", "max_steps": 4},
+        "adapter": {"rank": 4, "alpha": 6, "format": form},
+        "data": {"procedural": {"items": 4, "only": "lime heart"}, "width": 32, "height": 32, "num_frames": 5,
+                 "max_sequence_length": 16, "cache": str(tmp_path / "cache")},
+        "optimizer": {"learning_rate": 0.01},
+        "output": {"directory": str(tmp_path / "trained"), "tensorboard": False}}))
+    call([PROGRAM, "train", config])
+    file = tmp_path / "trained" / "taught" / "lora.safetensors"
+    with WithLora(case.pipeline, file):
+        reference = reference_latents(case.pipeline, case.request)
+    ours, _ = generate(case.folder, case.request, tmp_path, f"lora=[{{path: {file}}}]")
+    assert relative_error(reference, reference_latents(case.pipeline, case.request)) > 0.01, "nothing was learnt"
+    record("lora, trained", form, check(f"latents with a LoRA trained, as {form}", ours, reference))
