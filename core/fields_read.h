@@ -174,7 +174,8 @@ void check_value(const T& value, const std::string& path, const Origins* origins
     const auto visit = [&](const char* key, const auto& field, const char*, const auto&... rules) {
       const std::string at = join_path(path, key);
       const bool missing = origins && !origins->given(at);
-      const auto complaint_of = [&](const auto& rule) -> std::string {
+      [[maybe_unused]] const auto complaint_of =
+          [&](const auto& rule) -> std::string {  // a key may have no rules
         if constexpr (std::is_same_v<std::decay_t<decltype(rule)>, RequiredUnless>) {
           return missing && !origins->given(join_path(path, rule.other)) ? "must be given" : "";
         } else {

@@ -27,7 +27,7 @@ install_packages() {
 install_python() {
   stamp=$1/.installed-$(cksum < "$2" | cut -d ' ' -f 1)
   [ -e "$stamp" ] && return 0
-  say "installing $(grep -v '^#' "$2" | tr '\n' ' ')into $1"
+  say "installing $(grep -v '^#' "$2" | tr '\n' ' ')into $1 (up to 5 GB: minutes without a word)"
   [ -x "$1/bin/pip" ] || python3 -m venv "$1"
   "$1/bin/pip" install --quiet --disable-pip-version-check -r "$2"
   touch "$stamp"

@@ -1,7 +1,7 @@
 // One clip's forward and backward pass through an autoencoder that is trained.
 #pragma once
 
-#include "core/train_config.h"
+#include "core/train_method_config.h"
 #include "models/parts.h"
 
 namespace frameshard {

@@ -197,7 +197,7 @@ def test_samples_at_once_are_learnt_from_as_one_by_one(config):
 
 
 def test_from_nothing(config):
-    """A denoiser that begins with random weights learns: its loss on unseen clips falls from about 2, that of nothing known."""
+    """A denoiser that begins with random weights: its loss on unseen clips falls below 0.9 (measured: 1.64, then 0.75)."""
     file = config(train={"from_scratch": True, "max_steps": 40, "global_batch": 4, "micro_batch": 4},
                   optimizer={"learning_rate": 1e-3, "warmup_samples": 20},
                   validation={"procedural": {"items": 4, "seed": 1}, "every_steps": 1})
@@ -206,7 +206,7 @@ def test_from_nothing(config):
     succeed(train(file, "validation.every_steps=40"))
     last = metrics()[-1]["validation_loss"]
     print(f"validation loss {first:.3f}, {last:.3f} after 40 steps")
-    assert last < 0.75 * first
+    assert last < 0.9 < first
     assert moved("job", f"transformer/{WEIGHTS}") > 0.5
 
 
