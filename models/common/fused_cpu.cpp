@@ -12,23 +12,13 @@ namespace {
 FRAMESHARD_CLONES
 void norm_modulate_row(const float* x, const float* scale, const float* shift, float* out, int64_t d,
                        float eps) {
-  float sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < d; ++i) sum += x[i];
-  const float mean = sum / float(d);
-  float squares = 0;
-#pragma omp simd reduction(+ : squares)
-  for (int64_t i = 0; i < d; ++i) squares += (x[i] - mean) * (x[i] - mean);
-  const float factor = 1.0F / std::sqrt(squares / float(d) + eps);
+  const auto [mean, factor] = layer_norm_of(x, d, eps);
   for (int64_t i = 0; i < d; ++i) out[i] = (x[i] - mean) * factor * (1.0F + scale[i]) + shift[i];
 }
 
 FRAMESHARD_CLONES
 void rms_norm_row(const float* x, const float* weight, float* out, int64_t d, float eps) {
-  float squares = 0;
-#pragma omp simd reduction(+ : squares)
-  for (int64_t i = 0; i < d; ++i) squares += x[i] * x[i];
-  const float factor = 1.0F / std::sqrt(squares / float(d) + eps);
+  const float factor = rms_norm_of(x, d, eps).factor;
   for (int64_t i = 0; i < d; ++i) out[i] = x[i] * factor * weight[i];
 }
 

@@ -12,29 +12,15 @@
 namespace frameshard::cpu {
 namespace {
 
-// A row's normed values are (x - mean) * factor.
-struct Norm {
-  float mean, factor;
-};
-
+// The chunks' loops are no clones themselves.
 FRAMESHARD_CLONES
-Norm layer_norm_of(const float* x, int64_t d, float eps) {
-  float sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < d; ++i) sum += x[i];
-  const float mean = sum / float(d);
-  float squares = 0;
-#pragma omp simd reduction(+ : squares)
-  for (int64_t i = 0; i < d; ++i) squares += (x[i] - mean) * (x[i] - mean);
-  return {mean, 1.0F / std::sqrt(squares / float(d) + eps)};
+Norm layer_norm_row(const float* x, int64_t d, float eps) {
+  return layer_norm_of(x, d, eps);
 }
 
 FRAMESHARD_CLONES
-Norm rms_norm_of(const float* x, int64_t d, float eps) {
-  float squares = 0;
-#pragma omp simd reduction(+ : squares)
-  for (int64_t i = 0; i < d; ++i) squares += x[i] * x[i];
-  return {0, 1.0F / std::sqrt(squares / float(d) + eps)};
+Norm rms_norm_row(const float* x, int64_t d, float eps) {
+  return rms_norm_of(x, d, eps);
 }
 
 // gx = factor * (h - mean(h) - xhat * mean(h * xhat)), h = gy * (1 + scale)
@@ -183,7 +169,7 @@ void norm_modulate_backward(const NormModulateBackward& work) {
     float *gscale_part = gscale.begin(chunk), *gshift_part = gshift.begin(chunk);
     for (int64_t r = chunk.first_row; r < chunk.end_row; ++r) {
       const float *x = work.x + r * d, *gy = work.gy + r * d;
-      const Norm norm = layer_norm_of(x, d, work.eps);
+      const Norm norm = layer_norm_row(x, d, work.eps);
       if (work.gx) layer_norm_backward_row(x, norm, scale, gy, work.gx + r * d, d);
       if (gscale_part) add_products(gy, x, norm, gscale_part, d);
       if (gshift_part) add_row(gy, gshift_part, d);
@@ -209,7 +195,7 @@ void rms_norm_rotate_backward(const RmsNormRotateBackward& work) {
         }
         gy = unrotated.data();
       }
-      const Norm norm = rms_norm_of(x, d, work.eps);
+      const Norm norm = rms_norm_row(x, d, work.eps);
       if (work.gx) rms_norm_backward_row(x, norm.factor, work.weight, gy, work.gx + r * d, d);
       if (gweight_part) add_products(gy, x, norm, gweight_part, d);
     }

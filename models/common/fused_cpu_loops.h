@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 
@@ -41,6 +42,29 @@ namespace frameshard::cpu {
 // GELU by tanh is x over this: 0.5 x (1 + tanh(u)) = x / (1 + e^(-2u)), u = sqrt(2/pi) (x + 0.044715 x^3).
 [[gnu::always_inline]] inline float gelu_divisor(float x) {
   return 1.0F + fast_exp(-1.59576912F * (x + 0.044715F * x * x * x));
+}
+
+// A row's normed values are (x - mean) * factor.
+struct Norm {
+  float mean, factor;
+};
+
+[[gnu::always_inline]] inline Norm layer_norm_of(const float* x, int64_t d, float eps) {
+  float sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < d; ++i) sum += x[i];
+  const float mean = sum / float(d);
+  float squares = 0;
+#pragma omp simd reduction(+ : squares)
+  for (int64_t i = 0; i < d; ++i) squares += (x[i] - mean) * (x[i] - mean);
+  return {mean, 1.0F / std::sqrt(squares / float(d) + eps)};
+}
+
+[[gnu::always_inline]] inline Norm rms_norm_of(const float* x, int64_t d, float eps) {
+  float squares = 0;
+#pragma omp simd reduction(+ : squares)
+  for (int64_t i = 0; i < d; ++i) squares += x[i] * x[i];
+  return {0, 1.0F / std::sqrt(squares / float(d) + eps)};
 }
 
 // Rows a thread takes at least: about 32 KiB of them.

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <numeric>
 #include <set>
-#include <sstream>
 
 #include <c10/core/GradMode.h>
 

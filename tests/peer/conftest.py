@@ -20,6 +20,16 @@ def record(pytestconfig):
     return keep
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def pytest_terminal_summary(terminalreporter, config):
     rows = config.stash[ERRORS]
     if not rows:
