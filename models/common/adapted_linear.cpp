@@ -4,6 +4,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "core/error.h"
+#include "models/common/products.h"
 
 namespace frameshard {
 namespace {
@@ -28,12 +29,12 @@ struct Product {
 Product add_changes(const Linear& layer, const at::Tensor& rows, const BaseProduct& base) {
   std::vector<at::Tensor> downs;
   for (const LowRank& change : layer.adapters) downs.push_back(change.a);
-  Product product{base(rows), rows.mm(stack_down(downs, rows.scalar_type()).t())};
+  Product product{base(rows), matrix_product(rows, stack_down(downs, rows.scalar_type()).t())};
   int64_t begin = 0;
   for (const LowRank& change : layer.adapters) {
     const at::Tensor hidden = product.hidden.narrow(1, begin, change.a.size(0));
-    product.y.narrow(1, change.first_row, change.b.size(0))
-        .addmm_(hidden, change.b.t().to(rows.scalar_type()), /*beta=*/1, change.scale);
+    add_product(product.y.narrow(1, change.first_row, change.b.size(0)), hidden,
+                change.b.t().to(rows.scalar_type()), change.scale);
     begin += change.a.size(0);
   }
   return product;
@@ -95,7 +96,7 @@ at::Tensor hidden_gradient(const Saved& saved, const at::Tensor& gy) {
   std::vector<at::Tensor> parts;
   for (size_t i = 0; i < saved.scales.size(); ++i) {
     const at::Tensor rows = gy.narrow(1, saved.first_rows[i], saved.b(i).size(0));
-    parts.push_back(rows.mm(saved.b(i).to(gy.scalar_type())).mul_(saved.scales[i]));
+    parts.push_back(matrix_product(rows, saved.b(i).to(gy.scalar_type())).mul_(saved.scales[i]));
   }
   return parts.size() == 1 ? parts[0] : at::cat(parts, 1);
 }
@@ -103,8 +104,8 @@ at::Tensor hidden_gradient(const Saved& saved, const at::Tensor& gy) {
 at::Tensor input_gradient(const Saved& saved, const at::Tensor& gy, const at::Tensor& hidden_gradient) {
   std::vector<at::Tensor> downs;
   for (size_t i = 0; i < saved.scales.size(); ++i) downs.push_back(saved.a(i));
-  at::Tensor gx = gy.mm(saved.weight());
-  gx.addmm_(hidden_gradient, stack_down(downs, gy.scalar_type()));
+  at::Tensor gx = matrix_product(gy, saved.weight());
+  add_product(gx, hidden_gradient, stack_down(downs, gy.scalar_type()));
   return gx.view(saved.x().sizes());
 }
 
@@ -119,7 +120,7 @@ variable_list AdaptedLinear::backward(AutogradContext* context, const variable_l
   for (size_t i = 0; i < changes; ++i) wants_hidden = wants_hidden || wanted(input_changes + 2 * i);
   const at::Tensor hidden = wants_hidden ? hidden_gradient(saved, gy) : at::Tensor();
   if (wanted(input_x)) result[input_x] = input_gradient(saved, gy, hidden);
-  if (wanted(input_weight)) result[input_weight] = gy.t().mm(rows);
+  if (wanted(input_weight)) result[input_weight] = matrix_product(gy.t(), rows);
   if (wanted(input_bias)) {
     result[input_bias] = gy.sum(0).to(at::ScalarType(context->saved_data["bias_dtype"].toInt()));
   }
@@ -128,11 +129,13 @@ variable_list AdaptedLinear::backward(AutogradContext* context, const variable_l
     const at::Tensor &a = saved.a(i), &b = saved.b(i);
     const size_t place = input_changes + 2 * i;
     const int64_t rank = a.size(0);
-    if (wanted(place)) result[place] = hidden.narrow(1, begin, rank).t().mm(rows).to(a.scalar_type());
+    if (wanted(place))
+      result[place] = matrix_product(hidden.narrow(1, begin, rank).t(), rows).to(a.scalar_type());
     if (wanted(place + 1)) {
       const at::Tensor gy_rows = gy.narrow(1, saved.first_rows[i], b.size(0));
-      result[place + 1] =
-          gy_rows.t().mm(saved.hidden().narrow(1, begin, rank)).mul_(saved.scales[i]).to(b.scalar_type());
+      result[place + 1] = matrix_product(gy_rows.t(), saved.hidden().narrow(1, begin, rank))
+                              .mul_(saved.scales[i])
+                              .to(b.scalar_type());
     }
     begin += rank;
   }

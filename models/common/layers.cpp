@@ -2,34 +2,19 @@
 
 #include <cmath>
 
-#include <ATen/Context.h>
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <c10/core/GradMode.h>
 
 #include "models/common/adapted_linear.h"
 #include "models/common/float8.h"
 #include "models/common/fused.h"
+#include "models/common/products.h"
 
 namespace frameshard {
 namespace {
 
-// MKL, which at::linear calls, keeps to AVX2 on AMD's processors; oneDNN uses AVX-512 where it is, and was
-// measured 2.2 times as fast there. Without AVX-512 the two were equal (docs/speed.md).
-bool onednn_is_faster() {
-#if defined(__x86_64__) && defined(__GNUC__)
-  static const bool faster = at::hasMKLDNN() && __builtin_cpu_is("amd") && __builtin_cpu_supports("avx512f");
-  return faster;
-#else
-  return false;
-#endif
-}
-
 // Without low-rank changes.
 at::Tensor apply_base(const Linear& layer, const at::Tensor& x) {
-  if (layer.scale.defined()) return apply_float8(layer, x);
-  const bool plain =
-      x.is_cpu() && x.scalar_type() == at::kFloat && x.numel() > 0 && !c10::GradMode::is_enabled();
-  return plain && onednn_is_faster() ? apply_by_onednn(layer, x) : at::linear(x, layer.weight, layer.bias);
+  return layer.scale.defined() ? apply_float8(layer, x) : linear(x, layer.weight, layer.bias);
 }
 
 }  // namespace
@@ -37,16 +22,6 @@ at::Tensor apply_base(const Linear& layer, const at::Tensor& x) {
 at::Tensor apply(const Linear& layer, const at::Tensor& x) {
   if (layer.adapters.empty()) return apply_base(layer, x);
   return apply_adapted(layer, x, [&](const at::Tensor& rows) { return apply_base(layer, rows); });
-}
-
-at::Tensor apply_by_onednn(const Linear& layer, const at::Tensor& x) {
-  using Product =
-      at::Tensor(const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&, std::string_view,
-                 c10::List<std::optional<at::Scalar>>, std::optional<std::string_view>);
-  static const auto product =
-      c10::Dispatcher::singleton().findSchemaOrThrow("mkldnn::_linear_pointwise", "").typed<Product>();
-  const std::optional<at::Tensor> bias = layer.bias.defined() ? std::optional(layer.bias) : std::nullopt;
-  return product.call(x, layer.weight, bias, "none", c10::List<std::optional<at::Scalar>>(), "");
 }
 
 at::Tensor apply_gelu(const Linear& layer, const at::Tensor& x) {

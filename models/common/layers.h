@@ -7,13 +7,9 @@
 
 namespace frameshard {
 
-/// x [..., in] -> [..., out], by whichever of ATen's products is the faster one here; with the layer's
-/// low-rank changes (common/adapted_linear.h).
+/// x [..., in] -> [..., out] (common/products.h), with the layer's low-rank changes
+/// (common/adapted_linear.h).
 at::Tensor apply(const Linear& layer, const at::Tensor& x);
-
-/// The layer without low-rank changes, through oneDNN: float32 on a CPU, no gradients; the bias may be
-/// undefined.
-at::Tensor apply_by_onednn(const Linear& layer, const at::Tensor& x);
 
 /// GELU (by tanh) of the layer's output; on a GPU within the product, where no gradient is wanted.
 at::Tensor apply_gelu(const Linear& layer, const at::Tensor& x);

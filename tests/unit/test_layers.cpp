@@ -197,18 +197,6 @@ TEST_CASE("attention over blocks of keys: shares of the whole sum, gradients tha
   CHECK(relative_error(at::cat(k_gradients, 1), whole.k) < 1e-9);
 }
 
-TEST_CASE("products through oneDNN are those of ATen") {
-  const c10::NoGradGuard no_grad;
-  const Linear layer{initial_noise({24, 40}, 1), initial_noise({24}, 2)}, bare{layer.weight, {}};
-  const at::Tensor rows = initial_noise({2, 7, 40}, 3),
-                   slice = initial_noise({2, 7, 120}, 4).narrow(2, 40, 40);
-  for (const at::Tensor& x : {rows, slice, rows[0]}) {
-    CHECK(relative_error(apply_by_onednn(layer, x), at::linear(x, layer.weight, layer.bias)) < 1e-6);
-    CHECK(relative_error(apply_by_onednn(bare, x), at::linear(x, bare.weight)) < 1e-6);
-    CHECK(relative_error(apply(layer, x), at::linear(x, layer.weight, layer.bias)) < 1e-6);
-  }
-}
-
 TEST_CASE("convolutions' gradients are those of ATen in float64") {
   const int64_t batch = GENERATE(1, 2);
   for (const auto& [kernel, padding] :
