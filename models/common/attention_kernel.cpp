@@ -7,6 +7,7 @@
 #include <ATen/Context.h>
 
 #include "core/cuda_module.h"
+#include "models/common/attention_cpu.h"
 
 namespace frameshard {
 namespace {
@@ -90,6 +91,9 @@ at::Tensor attend_weighted(const at::Tensor& q, const at::Tensor& k, const at::T
                            const at::Tensor& weight) {
   if (q.numel() == 0) return q;
   if (q.is_cuda()) order_kernels(q.device());
+  if (cpu::takes_attention(q, k, v)) {
+    return cpu::attend(q, k, v, weight.defined() ? weight.reshape({-1}) : weight);
+  }
   c10::optional<at::Tensor> mask;
   if (weight.defined()) mask = weight.expand({q.size(0), q.size(2), q.size(1), k.size(1)});
   return heads_first(at::scaled_dot_product_attention(heads_first(q), heads_first(k), heads_first(v), mask));
@@ -105,6 +109,7 @@ class SdpaKernel final : public AttentionKernel {
 
   std::pair<at::Tensor, at::Tensor> attend_with_sums(const at::Tensor& q, const at::Tensor& k,
                                                      const at::Tensor& v) const override {
+    if (cpu::takes_attention(q, k, v)) return cpu::attention(q, k, v, {});
     const at::Tensor qh = heads_first(q), kh = heads_first(k), vh = heads_first(v);
     const auto [output, sums] =
         q.is_cuda() ? forward_cuda(qh, kh, vh) : at::_scaled_dot_product_flash_attention_for_cpu(qh, kh, vh);
@@ -113,6 +118,9 @@ class SdpaKernel final : public AttentionKernel {
 
   Gradients backward(const at::Tensor& output_gradient, const at::Tensor& q, const at::Tensor& k,
                      const at::Tensor& v, const at::Tensor& output, const at::Tensor& sums) const override {
+    if (cpu::takes_attention(q, k, v)) {
+      return cpu::attention_backward(output_gradient, q, k, v, {}, {output, sums});
+    }
     const at::Tensor qh = heads_first(q), kh = heads_first(k), vh = heads_first(v),
                      gh = heads_first(output_gradient), oh = heads_first(output);
     Gradients g;

@@ -1,4 +1,5 @@
-// Attention on one device through ATen's fused kernels.
+// Attention on one device: through ATen's fused kernels, and in float32 on a CPU by loops of ours
+// (attention_cpu.h).
 #pragma once
 
 #include "parallel/attention.h"
