@@ -5,7 +5,7 @@ half of it, or, with --quota, the rank gets so much of each 5 ms (root, a cgroup
 the program measure the speeds, anew in each round, and change the shares between steps; what it says of them is printed.
 
     python3 tests/bench/unequal_pair.py [--rounds 3] [--weights auto,1:1,2:1,3:2] [--steps 8]
-                                       [--video 256x256x33] [--quota 0.5] [--json FILE]
+                                       [--video 256x256x33] [--quota 0.5] [--model FOLDER] [--json FILE]
 """
 
 import argparse
@@ -61,7 +61,7 @@ def slowed_group(share):
 def step_seconds(directory, options, weights):
     """Median of the slowest rank's seconds a step, without the first step."""
     width, height, frames = map(int, options.video.split("x"))
-    config = {"model": {"path": str(SOURCE / "examples/shapes")},
+    config = {"model": {"path": str(options.model)},
               "request": {"prompt": "a red circle moving left", "width": width, "height": height, "num_frames": frames,
                           "guidance_scale": 1, "num_inference_steps": options.steps, "max_sequence_length": 64},
               "infer": {"pin_threads": False}, "output": {"directory": str(directory), "overwrite": True}}
@@ -100,6 +100,7 @@ def main():
     parser.add_argument("--weights", default="auto,1:1,3:2,2:1,5:2", help="of the fast and the slow rank")
     parser.add_argument("--video", default="256x256x33", help="width x height x frames")
     parser.add_argument("--quota", type=float, help="the slow rank's part of its core, instead of another process on it")
+    parser.add_argument("--model", type=Path, default=SOURCE / "examples/shapes", help="a folder (default: the quick-start model)")
     parser.add_argument("--json", help="also write the numbers to this file")
     options = parser.parse_args()
     cases = {"fast rank alone": None}
