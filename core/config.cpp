@@ -304,7 +304,9 @@ std::string config_hash(const RunConfig& config) {
   // Options that came later count where they are used, so that older outputs are still known.
   std::string text;
   for (const auto& [key, value] : flatten(config)) {
-    if (under(key, {"infer.", "output.", "devices", "place."}) || key == "request.id") continue;
+    const bool changes_type = under(key, {"devices"}) && key.ends_with(".dtype") && value != "auto";
+    if (!changes_type && under(key, {"infer.", "output.", "devices", "place."})) continue;
+    if (key == "request.id") continue;
     if (config.lossy == LossyConfig() && under(key, {"lossy."})) continue;
     if (under(key, {"request.prompts", "request.context", "lora"}) && (value == "[]" || value == "null"))
       continue;

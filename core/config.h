@@ -211,6 +211,7 @@ struct InferConfig {
 struct DeviceConfig {
   std::string device = "auto";
   AutoOr<double> weight{1.0};
+  std::string dtype = "auto";
 
   bool operator==(const DeviceConfig&) const = default;
 
@@ -221,6 +222,11 @@ struct DeviceConfig {
           "its speed, in a unit that all share: its part of the tokens and heads; 0: none of them; auto (for "
           "all): measured",
           in_range(0.0, 1e9));
+    visit(
+        "dtype", self.dtype,
+        "of the denoiser on this rank; auto: what model.dtype says. Where ranks differ they exchange in the "
+        "narrower type",
+        one_of({"auto", "float32", "bfloat16", "float16"}));
   }
 };
 

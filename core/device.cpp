@@ -61,6 +61,13 @@ at::ScalarType resolve_dtype(const std::string& wanted, const at::Device& device
   return device.is_cuda() ? at::kBFloat16 : at::kFloat;
 }
 
+std::string dtype_name(at::ScalarType dtype) {
+  for (const char* word : {"float32", "bfloat16", "float16"}) {
+    if (resolve_dtype(word, at::kCPU) == dtype) return word;
+  }
+  return c10::toString(dtype);
+}
+
 void use_device(const at::Device& device) {
   if (!device.is_cuda()) return;
   at::globalContext().lazyInitDevice(at::kCUDA);

@@ -26,6 +26,8 @@ at::Device device_for_rank(const std::string& wanted, int local_rank);
 /// The element type for `wanted` (auto, float32, bfloat16, float16): auto is float32 on a CPU and bfloat16 on
 /// CUDA.
 at::ScalarType resolve_dtype(const std::string& wanted, const at::Device& device);
+/// The word for it: "bfloat16".
+std::string dtype_name(at::ScalarType dtype);
 
 /// Makes a device this thread's, and starts CUDA where it is a GPU: memory can be asked about from then on.
 void use_device(const at::Device& device);

@@ -162,6 +162,10 @@ class CrossCheck {
 
   void check_weights() const {
     for (size_t i = 0; i < config_.devices.size(); ++i) {
+      if (config_.devices[i].dtype != "auto") {
+        fail_at(fmt::format("devices.{}.dtype", i),
+                "devices.{}.dtype: ranks that train have one type, which train.precision says", i);
+      }
       if (!config_.devices[i].weight.is_auto()) continue;
       fail_at(fmt::format("devices.{}.weight", i),
               "devices.{}.weight: auto is for run; training needs numbers", i);

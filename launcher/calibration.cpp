@@ -160,7 +160,7 @@ bool rebalances(const RunConfig& config) {
 RankBlock rank_block(const RunConfig& config, const ModelFacts& model, const PlanMachine& machine,
                      const RankPlace& place) {
   const at::Device device = rank_device(config, place);
-  const at::ScalarType dtype = denoiser_dtype(config, device);
+  const at::ScalarType dtype = denoiser_dtype(config, device, place.rank);
   const Sequence longest = longest_sequence(config, model);
   const int ranks = sharing_ranks(config.infer.diffusion, machine.world);
   const BlockShape shape =

@@ -34,7 +34,7 @@ std::string type_of(const std::string& word) {
 std::set<std::string> types_of(const RunConfig& config) {
   std::set<std::string> types;
   const size_t entries = std::max<size_t>(1, config.devices.size());
-  for (size_t rank = 0; rank < entries; ++rank) types.insert(type_of(word_of(config, rank)));
+  for (size_t rank = 0; rank < entries; ++rank) types.insert(device_type_of(config, rank));
   return types;
 }
 
@@ -104,6 +104,10 @@ std::string contradiction(const RunConfig& config) {
   if (others == 0) return "";
   return fmt::format("infer.device is {}, but {} of {} devices {} not: devices counts", config.infer.device,
                      others, config.devices.size(), others == 1 ? "is" : "are");
+}
+
+std::string device_type_of(const RunConfig& config, size_t rank) {
+  return type_of(word_of(config, rank));
 }
 
 bool mixes_devices(const RunConfig& config) {

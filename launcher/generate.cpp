@@ -62,7 +62,7 @@ class Generator {
     if (ledger_) ledger_->close(queue.use(), plan_.mesh.dp);
   }
 
-  // The encoder has its own place, and the embeddings the denoiser's dtype.
+  // The encoder has its own place, and the embeddings the type that all ranks exchange.
   PromptEmbeddings encode(const std::vector<RequestConfig>& requests) {
     const PartPlace& part = maker_.parts().text_encoder;
     const auto sharing = sharing_for(job_, plan_, part, job_.config.place.text_encoder,
@@ -75,10 +75,11 @@ class Generator {
       use_lora_files(job_.config.lora, *job_.checkpoint, *encoder);
       return encoder;
     };
-    PromptEmbeddings texts(
-        requests,
-        {.load = load, .encoder = {part.dtype, part.device}, .dtype = maker_.parts().denoiser.dtype},
-        maker_.mesh(), sharing.get());
+    PromptEmbeddings texts(requests,
+                           {.load = load,
+                            .encoder = {part.dtype, part.device},
+                            .dtype = types_of_ranks(job_.config, device_).wire},
+                           maker_.mesh(), sharing.get());
     use_device(device_);
     return texts;
   }

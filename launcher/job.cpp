@@ -94,8 +94,10 @@ Job open_job(const std::string& config, const std::vector<std::string>& override
 
 ModelFacts model_facts(const Job& job, const std::string& device) {
   const at::Device type(device == "cuda" ? at::kCUDA : at::kCPU);
-  const RankParts parts = parts_of(job.config, type, 0);
-  ModelFacts facts = job.checkpoint->facts(parts.denoiser.dtype, parts.vae.dtype);
+  const RankParts parts = parts_of(job.config, type, {});
+  const RankTypes types = types_of_ranks(job.config, type);
+  ModelFacts facts = job.checkpoint->facts(types.widest, parts.vae.dtype);
+  facts.wire_bytes = int64_t(c10::elementSize(types.wire));
   facts.denoiser_bytes += job.lora.adapter_values * facts.element_bytes;
   facts.text_encoder_bytes +=
       job.lora.text_encoder_values * int64_t(c10::elementSize(parts.text_encoder.dtype));

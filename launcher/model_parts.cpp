@@ -14,12 +14,22 @@ WhenUnused when_unused(const RunConfig& config, const at::Device& device) {
   return config.infer.low_memory == 1 ? WhenUnused::to_host : WhenUnused::freed;
 }
 
+namespace {
+
+// Those that share a copy have a host in common, and the type of the weights.
+int number_of(int host, at::ScalarType dtype) {
+  constexpr int types = int(at::ScalarType::NumOptions);
+  return host * types + int(dtype);
+}
+
+}  // namespace
+
 std::unique_ptr<HostSharing> sharing_for(const Job& job, const RunPlan& plan, const PartPlace& part,
                                          const std::string& word, LoadRanks ranks) {
   // All ranks must decide alike; on a GPU that is named they would broadcast to themselves.
   if (!ranks.place.under_mpi || !job.config.infer.share_weights || word.starts_with("cuda:")) return nullptr;
   return std::make_unique<HostSharing>(
-      host_number(ranks.place, ranks.world),
+      number_of(host_number(ranks.place, ranks.world), part.dtype),
       part.device.is_cuda() ? group_maker(plan.machine.backend, part.device) : GroupMaker());
 }
 
@@ -36,12 +46,14 @@ std::unique_ptr<HostGroup> ModelParts::group_for(const PartPlace& part, const st
 std::unique_ptr<HostGroup> ModelParts::group_of_threads() {
   const bool apart = job_.config.infer.low_memory == 2 && ranks_.mesh.dp().size() > 1;
   if (plan_.machine.device != "cuda" || apart) return nullptr;
-  return HostSharing(0, {}).among(ranks_.world, leads_ && parts_.denoiser.device.is_cuda());
+  return HostSharing(number_of(0, parts_.denoiser.dtype), {})
+      .among(ranks_.world, leads_ && parts_.denoiser.device.is_cuda());
 }
 
 void ModelParts::find_leaders() {
   if (ranks_.place.under_mpi || plan_.machine.device != "cuda") return;
-  const auto devices = gather_texts(ranks_.world, parts_.denoiser.device.str());
+  const PartPlace& mine = parts_.denoiser;
+  const auto devices = gather_texts(ranks_.world, mine.device.str() + " " + c10::toString(mine.dtype));
   auto first = [&](size_t rank) {
     return std::find(devices.begin(), devices.end(), devices[rank]) - devices.begin() == std::ptrdiff_t(rank);
   };
@@ -68,7 +80,7 @@ void ModelParts::load() {
 
 void ModelParts::take_denoiser() {
   if (denoiser_) return;
-  denoiser_ = cache_.denoisers.take(parts_.denoiser.device, [&] {
+  denoiser_ = cache_.denoisers.take(parts_.denoiser, [&] {
     // Who changes weights needs a copy of its own: what processes share on a CPU is protected from writing.
     const bool own_copy = job_.lora.changes_weights && parts_.denoiser.device.is_cpu();
     auto loaded = job_.checkpoint->load_denoiser(
@@ -81,7 +93,7 @@ void ModelParts::take_denoiser() {
 
 void ModelParts::take_vae() {
   if (vae_) return;
-  vae_ = cache_.vaes.take(parts_.vae.device, [&] {
+  vae_ = cache_.vaes.take(parts_.vae, [&] {
     return job_.checkpoint->load_vae({parts_.vae.dtype, parts_.vae.device, vae_group_.get()});
   });
 }
@@ -100,7 +112,7 @@ const Denoiser& ModelParts::begin_denoising() {
 void ModelParts::end_denoising() {
   const WhenUnused unused = when_unused(job_.config, parts_.denoiser.device);
   if (unused != WhenUnused::stays &&
-      cache_.denoisers.put_back(parts_.denoiser.device, std::move(denoiser_), unused)) {
+      cache_.denoisers.put_back(parts_.denoiser, std::move(denoiser_), unused)) {
     release_cached_memory(parts_.denoiser.device);
   }
   // The VAE may come to a device that another rank computes on.
@@ -116,8 +128,7 @@ const Vae& ModelParts::begin_decoding() {
 
 void ModelParts::end_decoding() {
   const WhenUnused unused = when_unused(job_.config, parts_.vae.device);
-  if (unused != WhenUnused::stays && vae_ &&
-      cache_.vaes.put_back(parts_.vae.device, std::move(vae_), unused)) {
+  if (unused != WhenUnused::stays && vae_ && cache_.vaes.put_back(parts_.vae, std::move(vae_), unused)) {
     release_cached_memory(parts_.vae.device);
   }
   use_device(parts_.denoiser.device);

@@ -1,5 +1,7 @@
 #include "launcher/placement.h"
 
+#include <set>
+
 #include "core/cuda_module.h"
 #include "core/device.h"
 #include "core/error.h"
@@ -58,23 +60,43 @@ std::vector<std::string> settle_places(RunConfig& config, const DevicesHere& her
   return warnings;
 }
 
-at::ScalarType denoiser_dtype(const RunConfig& config, const at::Device& device) {
+at::ScalarType denoiser_dtype(const RunConfig& config, const at::Device& device, int rank) {
+  const bool listed = size_t(rank) < config.devices.size() && config.devices[size_t(rank)].dtype != "auto";
+  if (listed) return resolve_dtype(config.devices[size_t(rank)].dtype, device);
   const bool mixed = config.model.dtype == "auto" && mixes_devices(config);
   return mixed ? at::kFloat : resolve_dtype(config.model.dtype, device);
 }
 
-RankParts parts_of(const RunConfig& config, const at::Device& device, int local_rank) {
-  const at::Device text = placed(config.place.text_encoder, device, local_rank);
-  const at::Device vae = placed(config.place.vae, device, local_rank);
-  return {.text_encoder = {text, text == device ? denoiser_dtype(config, device)
-                                                : resolve_dtype(config.model.dtype, text)},
-          .denoiser = {device, denoiser_dtype(config, device)},
+RankTypes types_of_ranks(const RunConfig& config, const at::Device& device) {
+  std::set<at::ScalarType> types;
+  for (size_t rank = 0; rank < config.devices.size(); ++rank) {
+    const bool on_gpu = device_type_of(config, rank) == "cuda";
+    types.insert(denoiser_dtype(config, on_gpu ? at::kCUDA : at::kCPU, int(rank)));
+  }
+  if (types.empty()) types.insert(denoiser_dtype(config, device, 0));
+  if (types.size() == 1) return {*types.begin(), *types.begin()};
+  std::set<at::ScalarType> narrow = types;
+  narrow.erase(at::kFloat);
+  return {.widest = types.contains(at::kFloat) ? at::kFloat : *types.begin(),
+          .wire = narrow.size() == 1 ? *narrow.begin() : at::kFloat,
+          .differ = true};
+}
+
+RankParts parts_of(const RunConfig& config, const at::Device& device, const RankPlace& place) {
+  const at::Device text = placed(config.place.text_encoder, device, place.local_rank);
+  const at::Device vae = placed(config.place.vae, device, place.local_rank);
+  const at::ScalarType dtype = denoiser_dtype(config, device, place.rank);
+  return {.text_encoder = {text, text == device ? dtype : resolve_dtype(config.model.dtype, text)},
+          .denoiser = {device, dtype},
           .vae = {vae, vae_dtype(config, vae)}};
 }
 
 std::vector<std::string> placement_notes(const RunConfig& config) {
   std::vector<std::string> notes;
-  if (mixes_devices(config)) {
+  if (const RankTypes types = types_of_ranks(config, at::kCPU); types.differ) {
+    notes.push_back(fmt::format("ranks compute in different types: what they exchange is rounded to {}",
+                                dtype_name(types.wire)));
+  } else if (mixes_devices(config)) {
     notes.push_back(
         fmt::format("GPUs and CPUs share the job: all of them compute in {}, and exchange through the host",
                     config.model.dtype == "auto" ? "float32 (model.dtype is auto)" : config.model.dtype));
@@ -94,6 +116,11 @@ bool parts_take_turns(const RunConfig& config, const at::Device& device) {
 
 void describe_places(PlanMachine& machine, const RunConfig& config) {
   machine.low_memory = config.infer.low_memory;
+  const RankTypes types = types_of_ranks(config, machine.device == "cuda" ? at::kCUDA : at::kCPU);
+  if (types.differ) {
+    machine.wire = dtype_name(types.wire);
+    machine.shared_weights = false;  // each type is a copy of its own: at the most one a rank
+  }
   machine.text_elsewhere = !has_rank(config, config.place.text_encoder, machine);
   machine.vae_elsewhere = !has_rank(config, config.place.vae, machine);
 }

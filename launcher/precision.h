@@ -5,7 +5,8 @@
 
 namespace frameshard {
 
-/// A warning where `dtype` is bfloat16 and `device` is a CPU that does not multiply it.
-void warn_of_slow_dtype(at::ScalarType dtype, const at::Device& device);
+/// A warning where `dtype` is bfloat16 and `device` is a CPU that does not multiply it. Whether there was
+/// one.
+bool warn_of_slow_dtype(at::ScalarType dtype, const at::Device& device);
 
 }  // namespace frameshard

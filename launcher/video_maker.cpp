@@ -45,7 +45,7 @@ VideoMaker::VideoMaker(const Job& job, const RunPlan& plan, const RankPlace& pla
       attention_(mesh_.cp(), plan.attention, parse_overlap(job.config.infer.overlap_exchange),
                  plan.speeds_of(mesh_.coord())),
       decoders_(mesh_.replica(), mesh_.coord().dp, plan),
-      parts_(parts_of(job.config, device, place.local_rank)),
+      parts_(parts_of(job.config, device, place)),
       models_(job, plan, parts_, tools.models, {place, mesh_, world, decoders_.member()}) {}
 
 void VideoMaker::load(double text_seconds) {
@@ -137,6 +137,7 @@ at::Tensor VideoMaker::denoise(const Unit& unit, const Conditioning& text) {
       DenoiseLoop(denoiser, mesh_, attention_, device_,
                   {.step_cache = job_.config.lossy.step_cache,
                    .cuda_graph = job_.config.infer.cuda_graph,
+                   .wire = types_of_ranks(job_.config, device_).wire,
                    .cfg_speeds = plan_.split().group_speeds(mesh_.coord().dp),
                    .rebalance = rebalance ? &*rebalance : nullptr})
           .run(request, text, *schedule, start, [&](const DenoiseState& state) {

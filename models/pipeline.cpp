@@ -84,11 +84,12 @@ at::Tensor DenoiseLoop::run(const RequestConfig& request, const Conditioning& te
   const StepPasses passes = passes_of(request, start.latents.sizes().slice(1));
   const Deal deal = deal_of(passes);
   const std::vector<std::vector<int64_t>> shapes(passes.all().size(), passes.shape());
-  const auto options = at::TensorOptions().dtype(denoiser_.dtype()).device(device_);
+  const at::ScalarType wire = options_.wire.value_or(denoiser_.dtype());
+  const auto options = at::TensorOptions().dtype(wire).device(device_);
   const int64_t tokens = denoiser_.token_count(at::IntArrayRef(passes.shape()).slice(1));
   const Partition pieces = attention_.divide(tokens);
   std::optional<ParallelSequence> sequence;  // made anew, in its place, when the shares change
-  sequence.emplace(mesh_.cp(), *attention_, pieces);
+  sequence.emplace(mesh_.cp(), *attention_, pieces, wire);
   const std::vector<bool> reuse = reused_steps(schedule, start.steps);
   RankPasses mine(denoiser_, *sequence, passes, deal[size_t(mesh_.cfg().rank())], text, device_,
                   {.together = passes_together(device_.is_cuda(), pieces.largest()),
@@ -102,10 +103,12 @@ at::Tensor DenoiseLoop::run(const RequestConfig& request, const Conditioning& te
     const bool reuse_now = reuse[size_t(i - start.steps)];
     reused += int64_t(reuse_now);
     if (options_.rebalance) options_.rebalance->begin_step();
-    const auto predictions = mine.predict(latents, schedule.timestep(i), reuse_now);
+    auto predictions = mine.predict(latents, schedule.timestep(i), reuse_now);
+    // This rank's own are rounded too: all ranks go on from the same numbers.
+    for (at::Tensor& each : predictions) each = each.to(wire);
     const auto all = gather_units(predictions, deal, shapes, mesh_.cfg(), options);
     if (options_.rebalance && options_.rebalance->end_step(i + 1)) {
-      sequence.emplace(mesh_.cp(), *attention_, attention_.divide(tokens));
+      sequence.emplace(mesh_.cp(), *attention_, attention_.divide(tokens), wire);
     }
     latents = schedule.step(passes.combine(all), i, latents);
     checked.add({latents, i + 1, reused, schedule.history()});

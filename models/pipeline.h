@@ -32,9 +32,10 @@ class Rebalance;
 
 /// How a sample is denoised, where it is not for the request to say.
 struct DenoiseOptions {
-  double step_cache = 0;             ///< LossyConfig::step_cache
-  std::string cuda_graph = "auto";   ///< InferConfig::cuda_graph
-  std::vector<double> cfg_speeds{};  ///< of the cp groups that share the passes; empty: all alike
+  double step_cache = 0;                 ///< LossyConfig::step_cache
+  std::string cuda_graph = "auto";       ///< InferConfig::cuda_graph
+  std::optional<at::ScalarType> wire{};  ///< what ranks exchange; left out: the denoiser's type
+  std::vector<double> cfg_speeds{};      ///< of the cp groups that share the passes; empty: all alike
   Rebalance* rebalance = nullptr;  ///< may change the speeds of `attention` between steps; no step cache then
 };
 

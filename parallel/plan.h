@@ -27,8 +27,10 @@ struct ModelFacts {
   int64_t vae_widest_dim = 0;                            ///< channels entering the last resolution
   // Bytes on the device, with the dtypes that the run will use.
   int64_t text_encoder_bytes = 0, denoiser_bytes = 0, vae_bytes = 0;
-  int64_t element_bytes = 4, vae_element_bytes = 4;
+  int64_t element_bytes = 4, vae_element_bytes = 4;  ///< of the denoiser's widest type, where ranks differ
+  int64_t wire_bytes = 0;                            ///< of what ranks exchange; 0: element_bytes
 
+  int64_t exchanged_bytes() const { return wire_bytes > 0 ? wire_bytes : element_bytes; }
   int64_t width() const { return heads * head_dim; }
   /// Numbers of a latent video that make one token.
   int64_t patch() const { return latent_channels * patch_frames * patch_height * patch_width; }
@@ -47,6 +49,7 @@ struct PlanMachine {
   std::string interconnect;     ///< likewise; empty: ndr400 for GPUs, ethernet10 for CPUs
   int64_t memory_bytes = 0;     ///< of a GPU, or of a node whose CPUs compute; 0: not known
   int64_t low_memory = 0;       ///< InferConfig::low_memory
+  std::string wire{};           ///< the type that ranks of different types exchange; empty: they are alike
   bool text_elsewhere = false, vae_elsewhere = false;  ///< on a device that no rank computes on
 
   std::string device_name() const { return hardware.empty() ? device : hardware; }

@@ -76,11 +76,11 @@ StepBytes step_bytes(const Split& split, const VideoClass& video, const ModelFac
     // In ring - 1 hops every block of keys and values but one: the next group's comes last and stays.
     bytes.ring = 2 * my_heads * (video.tokens() - next_rows);
   }
-  const int64_t head_bytes = model.head_dim * model.element_bytes;
+  const int64_t head_bytes = model.head_dim * model.exchanged_bytes();
   bytes.exchange *= head_bytes, bytes.ring *= head_bytes;
-  bytes.gather = mine * model.patch() * (cp - 1) * model.element_bytes;
+  bytes.gather = mine * model.patch() * (cp - 1) * model.exchanged_bytes();
   const int64_t passes = pass_counts(split, video, rank / (cp * split.mesh.cfg))[rank / cp % split.mesh.cfg];
-  bytes.guidance = passes * video.tokens() * model.patch() * (split.mesh.cfg - 1) * model.element_bytes;
+  bytes.guidance = passes * video.tokens() * model.patch() * (split.mesh.cfg - 1) * model.exchanged_bytes();
   return bytes;
 }
 

@@ -28,6 +28,7 @@ Json machine_json(const PlanMachine& machine) {
                {"backend", machine.backend},
                {"threads_a_rank", machine.threads_per_rank}};
   json["interconnect"] = machine.nodes() > 1 ? Json(machine.network()) : Json(nullptr);
+  json["wire"] = machine.wire.empty() ? Json(nullptr) : Json(machine.wire);
   json["speeds"] = machine.speeds.empty() ? Json(nullptr) : Json(machine.speeds);
   json["memory_bytes"] = machine.memory_bytes > 0 ? Json(machine.memory_bytes) : Json(nullptr);
   return json;

@@ -114,6 +114,7 @@ std::string describe(const RunPlan& plan, const ModelFacts& model) {
                       ? fmt::format("none needed, {} threads", m.threads_per_rank)
                       : fmt::format("{}, {} thread{} a rank", m.backend, m.threads_per_rank,
                                     m.threads_per_rank == 1 ? "" : "s"));
+  if (!m.wire.empty()) line("exchange", fmt::format("in {}: ranks compute in different types", m.wire));
   line("video",
        fmt::format("{}x{}, {} frames, {} steps, guidance {}", plan.largest.width, plan.largest.height,
                    plan.largest.num_frames, plan.largest.num_inference_steps,

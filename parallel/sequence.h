@@ -1,6 +1,8 @@
 // The three places where a denoiser meets context parallelism: enter, self_attention, leave.
 #pragma once
 
+#include <optional>
+
 #include "parallel/attention.h"
 #include "parallel/partition.h"
 
@@ -10,17 +12,18 @@ namespace frameshard {
 /// free.
 class ParallelSequence {
  public:
-  ParallelSequence(Communicator& cp, const AttentionParallel& attention, Partition tokens)
-      : cp_(cp), attention_(attention), tokens_(std::move(tokens)) {}
+  /// `wire`: the type in which ranks exchange that compute in different ones, the same on all of them; then
+  /// without gradients. Left out: that of the tensors.
+  ParallelSequence(Communicator& cp, const AttentionParallel& attention, Partition tokens,
+                   std::optional<at::ScalarType> wire = std::nullopt)
+      : cp_(cp), attention_(attention), tokens_(std::move(tokens)), wire_(wire) {}
 
   /// After patchify: all tokens [B, S, C] -> this rank's [B, S_mine, C].
   at::Tensor enter(const at::Tensor& whole) const;
   /// Before unpatchify: this rank's tokens [B, S_mine, C] -> all [B, S, C].
   at::Tensor leave(const at::Tensor& mine) const;
   /// [B, S_mine, H, D] each, in and out.
-  at::Tensor self_attention(Qkv mine, const AttentionKernel& kernel) const {
-    return attention_.self_attention(std::move(mine), tokens_, kernel);
-  }
+  at::Tensor self_attention(Qkv mine, const AttentionKernel& kernel) const;
   /// The rows of a table over all tokens [S, …] that belong to this rank (positions for RoPE).
   at::Tensor positions(const at::Tensor& table) const;
 
@@ -30,6 +33,7 @@ class ParallelSequence {
   Communicator& cp_;
   const AttentionParallel& attention_;
   Partition tokens_;
+  std::optional<at::ScalarType> wire_;
 };
 
 }  // namespace frameshard

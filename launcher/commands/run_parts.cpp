@@ -39,7 +39,13 @@ void print_plan(const RunPlan& plan, const Job& job, int rank) {
   if (rank != 0) return;
   log::info("{}", describe(plan, model_facts(job, plan.machine.device)));
   const at::Device type(plan.machine.device == "cuda" ? at::kCUDA : at::kCPU);
-  warn_of_slow_dtype(denoiser_dtype(job.config, type), type);
+  for (size_t rank = 0; rank < std::max<size_t>(1, job.config.devices.size()); ++rank) {
+    const bool listed = rank < job.config.devices.size();
+    const at::Device device = !listed                                      ? type
+                              : device_type_of(job.config, rank) == "cuda" ? at::kCUDA
+                                                                           : at::kCPU;
+    if (warn_of_slow_dtype(denoiser_dtype(job.config, device, int(rank)), device)) break;
+  }
   for (const std::string& note : placement_notes(job.config)) log::warning("{}", note);
   for (const std::string& note : job.lora.notes) log::info("{}", note);
   constexpr int64_t tolerated = 4;  // times the cores

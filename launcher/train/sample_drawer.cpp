@@ -33,7 +33,7 @@ SampleDrawer::SampleDrawer(const Job& run, const PlanMachine& machine, const Ran
       attention_(mesh_.cp(), plan_.attention) {}
 
 void SampleDrawer::encode_prompts(std::shared_ptr<const TextEncoder> encoder) {
-  const RankParts parts = parts_of(run_.config, device_, place_.local_rank);
+  const RankParts parts = parts_of(run_.config, device_, place_);
   const auto load = [&](const LoadOptions& options) {
     return encoder ? encoder : run_.checkpoint->load_text_encoder(options);
   };
@@ -65,7 +65,7 @@ void SampleDrawer::draw_one(const RequestConfig& request, const Denoiser& denois
                                                          .frames = request.num_frames,
                                                          .metadata = {{"prompt", request.prompt}}});
   }
-  const RankParts parts = parts_of(run_.config, device_, place_.local_rank);
+  const RankParts parts = parts_of(run_.config, device_, place_);
   team.decode(*vae, latents.to(parts.vae.device), [&](const at::Tensor& frames) { video->write(frames); });
   if (!video) return;
   if (preview == Preview::strip) video->write_preview();
@@ -76,7 +76,7 @@ std::optional<std::vector<std::filesystem::path>> SampleDrawer::draw(const Denoi
                                                                      const std::filesystem::path& directory,
                                                                      Preview preview) {
   const c10::NoGradGuard no_grad;
-  const RankParts parts = parts_of(run_.config, device_, place_.local_rank);
+  const RankParts parts = parts_of(run_.config, device_, place_);
   DecodeTeam team(mesh_.replica(), mesh_.coord().dp, plan_);
   std::unique_ptr<Vae> vae;
   if (team.member()) vae = run_.checkpoint->load_vae({parts.vae.dtype, parts.vae.device});

@@ -170,7 +170,7 @@ at::ScalarType training_dtype(const TrainJob& job, const at::Device& device) {
   const std::string& precision = job.config.train.precision;
   if (job.config.trains_vae() && precision == "auto") return at::kFloat;
   if (precision != "auto") return precision == "float32" ? at::kFloat : at::kBFloat16;
-  return denoiser_dtype(job.run.config, device);
+  return denoiser_dtype(job.run.config, device, 0);
 }
 
 std::vector<std::pair<std::string, std::string>> train_identity(const TrainJob& job) {

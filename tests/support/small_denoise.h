@@ -33,8 +33,9 @@ struct Denoised {
   int64_t bytes_sent = 0;
 };
 
+/// `wire`: where the ranks' models differ in type.
 inline Denoised denoise(const SmallModel& model, Communicator& world, const Case& what,
-                        const RequestConfig& request) {
+                        const RequestConfig& request, std::optional<at::ScalarType> wire = std::nullopt) {
   const at::Device cpu(at::kCPU);
   ProcessMesh mesh(world, what.mesh, group_maker("mpi", cpu));
   const int group = mesh.coord().dp * what.mesh.cfg + mesh.coord().cfg;
@@ -44,7 +45,7 @@ inline Denoised denoise(const SmallModel& model, Communicator& world, const Case
   Denoised made;
   made.latents =
       DenoiseLoop(model.denoiser(), mesh, attention, cpu,
-                  {.cfg_speeds = what.split().group_speeds(mesh.coord().dp)})
+                  {.wire = wire, .cfg_speeds = what.split().group_speeds(mesh.coord().dp)})
           .run(request, model.text(int(request.all_prompts().size())), *schedule,
                {.latents = starting_noise(request, 0, model.denoiser())}, [](const DenoiseState&) {});
   const Moved moved = moved_by(mesh, attention);

@@ -189,11 +189,13 @@ TEST_CASE("the hash covers what determines the result") {
   const std::string hash = config_hash(overridden({}));
   CHECK(hash == "37e77aed7fb2c26a");  // frozen: outputs carry it
   for (const char* same : {"output.fps=24", "output.directory=x", "infer.diffusion.cp_size=2",
-                           "infer.device=cpu", "request.id=x", "lora=[]"}) {
+                           "infer.device=cpu", "request.id=x", "lora=[]",
+                           "devices=[{weight: 2}, {weight: 1, device: cpu}]"}) {
     CHECK(config_hash(overridden({same})) == hash);
   }
   for (const char* other : {"request.seed=1", "request.prompt=q", "model.path=n", "scheduler.sigmas=wan",
-                            "lossy.step_cache=0.1", "lossy.vae_tiling=on", "lora=[{path: l}]"}) {
+                            "lossy.step_cache=0.1", "lossy.vae_tiling=on", "lora=[{path: l}]",
+                            "devices=[{dtype: bfloat16}]"}) {
     CHECK(config_hash(overridden({other})) != hash);
   }
   const std::string with_lora = config_hash(overridden({"lora=[{path: l}]"}));

@@ -2,6 +2,7 @@
 #include <atomic>
 #include <thread>
 
+#include "core/device.h"
 #include "launcher/part_shelf.h"
 #include "launcher/placement.h"
 #include "models/weights.h"
@@ -16,6 +17,7 @@ using namespace frameshard::test;
 namespace {
 
 const at::Device cpu(at::kCPU), gpu0(at::kCUDA, 0), gpu1(at::kCUDA, 1);
+const PartPlace place{gpu0, at::kBFloat16};
 
 RunConfig placed(const std::string& text_encoder, const std::string& vae) {
   RunConfig config = config_with();
@@ -26,28 +28,28 @@ RunConfig placed(const std::string& text_encoder, const std::string& vae) {
 }  // namespace
 
 TEST_CASE("each part has its device and the dtype that suits it") {
-  const RankParts all = parts_of(placed("default", "default"), gpu0, 0);
+  const RankParts all = parts_of(placed("default", "default"), gpu0, {});
   for (const PartPlace& part : {all.text_encoder, all.denoiser, all.vae}) CHECK(part.device == gpu0);
   CHECK((all.denoiser.dtype == at::kBFloat16 && all.vae.dtype == at::kFloat));
-  const RankParts apart = parts_of(placed("cpu", "cuda:1"), gpu0, 0);
+  const RankParts apart = parts_of(placed("cpu", "cuda:1"), gpu0, {});
   CHECK((apart.text_encoder.device == cpu && apart.text_encoder.dtype == at::kFloat));
   CHECK((apart.denoiser.device == gpu0 && apart.denoiser.dtype == at::kBFloat16));
   CHECK(apart.vae.device == gpu1);
   RunConfig named = placed("cpu", "default");
   named.model.dtype = "bfloat16";
-  CHECK(parts_of(named, gpu0, 0).text_encoder.dtype == at::kBFloat16);
+  CHECK(parts_of(named, gpu0, {}).text_encoder.dtype == at::kBFloat16);
 }
 
 TEST_CASE("a VAE that is placed on a CPU has no half-precision convolutions") {
   for (const char* dtype : {"bfloat16", "float16"}) {
     RunConfig config = placed("default", "cpu");
     config.model.vae_dtype = dtype;
-    CHECK(parts_of(config, gpu0, 0).vae.dtype == at::kFloat);
+    CHECK(parts_of(config, gpu0, {}).vae.dtype == at::kFloat);
     const auto notes = placement_notes(config);
     REQUIRE(notes.size() == 1);
     CHECK(notes[0].starts_with(std::string("place.vae is cpu, where convolutions in ") + dtype));
     config.place.vae = "cuda:1";
-    CHECK(parts_of(config, gpu0, 0).vae.dtype != at::kFloat);
+    CHECK(parts_of(config, gpu0, {}).vae.dtype != at::kFloat);
     CHECK(placement_notes(config).empty());
   }
 }
@@ -55,14 +57,41 @@ TEST_CASE("a VAE that is placed on a CPU has no half-precision convolutions") {
 TEST_CASE("ranks on GPUs and CPUs compute in one dtype") {
   RunConfig config = config_with();
   config.devices = {{.device = "cuda:0", .weight = {9.0}}, {.device = "cpu", .weight = {1.0}}};
-  CHECK((denoiser_dtype(config, gpu0) == at::kFloat && denoiser_dtype(config, cpu) == at::kFloat));
+  CHECK((denoiser_dtype(config, gpu0, 0) == at::kFloat && denoiser_dtype(config, cpu, 1) == at::kFloat));
   REQUIRE(placement_notes(config).size() == 1);
   CHECK(placement_notes(config)[0].find("all of them compute in float32") != std::string::npos);
   config.model.dtype = "bfloat16";
-  CHECK((denoiser_dtype(config, gpu0) == at::kBFloat16 && denoiser_dtype(config, cpu) == at::kBFloat16));
+  CHECK(
+      (denoiser_dtype(config, gpu0, 0) == at::kBFloat16 && denoiser_dtype(config, cpu, 1) == at::kBFloat16));
   CHECK(placement_notes(config)[0].find("all of them compute in bfloat16") != std::string::npos);
   config.devices.pop_back(), config.model.dtype = "auto";
-  CHECK(denoiser_dtype(config, gpu0) == at::kBFloat16);
+  CHECK(denoiser_dtype(config, gpu0, 0) == at::kBFloat16);
+}
+
+TEST_CASE("ranks of different types exchange in the narrower one") {
+  struct Case {
+    std::string first, second;
+    at::ScalarType widest, wire;
+  };
+  for (const Case& each :
+       {Case{"float32", "bfloat16", at::kFloat, at::kBFloat16},
+        Case{"float16", "auto", at::kFloat, at::kHalf}, Case{"float16", "bfloat16", at::kHalf, at::kFloat},
+        Case{"bfloat16", "bfloat16", at::kBFloat16, at::kBFloat16},
+        Case{"auto", "auto", at::kFloat, at::kFloat}}) {
+    INFO(each.first << " and " << each.second);
+    RunConfig config = config_with();
+    config.devices = {{.device = "cpu", .dtype = each.first}, {.device = "cpu", .dtype = each.second}};
+    const RankTypes types = types_of_ranks(config, cpu);
+    CHECK(c10::elementSize(types.widest) == c10::elementSize(each.widest));
+    CHECK(types.wire == each.wire);
+    CHECK(types.differ == (each.first != each.second));
+    CHECK(placement_notes(config).size() == size_t(types.differ));
+    CHECK(denoiser_dtype(config, cpu, 1) == resolve_dtype(each.second, cpu));
+  }
+  RunConfig mixed = config_with();
+  mixed.devices = {{.device = "cuda:0", .dtype = "bfloat16"}, {.device = "cpu"}};
+  CHECK((denoiser_dtype(mixed, gpu0, 0) == at::kBFloat16 && denoiser_dtype(mixed, cpu, 1) == at::kFloat));
+  CHECK(types_of_ranks(mixed, gpu0).wire == at::kBFloat16);
 }
 
 TEST_CASE("a part on a GPU that is not here") {
@@ -161,19 +190,30 @@ TEST_CASE("a part leaves its device with its last user") {
   std::vector<std::string> log;
   PartShelf<FakePart> shelf;
   const auto load = [&] { return std::make_unique<FakePart>(&log); };
-  auto a = shelf.take(gpu0, load), b = shelf.take(gpu0, load);
+  auto a = shelf.take(place, load), b = shelf.take(place, load);
   CHECK((a == b && log == std::vector<std::string>{"load"}));
-  CHECK_FALSE(shelf.put_back(gpu0, std::move(a), WhenUnused::to_host));
-  CHECK(shelf.put_back(gpu0, std::move(b), WhenUnused::to_host));
+  CHECK_FALSE(shelf.put_back(place, std::move(a), WhenUnused::to_host));
+  CHECK(shelf.put_back(place, std::move(b), WhenUnused::to_host));
   CHECK(log == std::vector<std::string>{"load", "to cpu"});
-  auto c = shelf.take(gpu0, load);
+  auto c = shelf.take(place, load);
   CHECK(log == std::vector<std::string>{"load", "to cpu", "to cuda:0"});
-  CHECK(shelf.put_back(gpu0, std::move(c), WhenUnused::freed));
+  CHECK(shelf.put_back(place, std::move(c), WhenUnused::freed));
   CHECK(log.back() == "free");
-  auto d = shelf.take(gpu0, load);
+  auto d = shelf.take(place, load);
   CHECK(log.back() == "load");
-  CHECK_FALSE(shelf.put_back(gpu0, std::move(d), WhenUnused::stays));
+  CHECK_FALSE(shelf.put_back(place, std::move(d), WhenUnused::stays));
   CHECK(log.back() == "load");
+}
+
+TEST_CASE("parts of different types share no weights") {
+  std::vector<std::string> log;
+  PartShelf<FakePart> shelf;
+  const auto load = [&] { return std::make_unique<FakePart>(&log); };
+  const PartPlace other{gpu0, at::kFloat};
+  auto a = shelf.take(place, load), b = shelf.take(other, load);
+  CHECK((a != b && log == std::vector<std::string>{"load", "load"}));
+  CHECK(shelf.put_back(place, std::move(a), WhenUnused::freed));
+  CHECK(shelf.put_back(other, std::move(b), WhenUnused::freed));
 }
 
 TEST_CASE("threads never make two copies on a device") {
@@ -191,11 +231,11 @@ TEST_CASE("threads never make two copies on a device") {
   for (int i = 0; i < 4; ++i) {
     threads.emplace_back([&] {
       for (int turn = 0; turn < 200; ++turn) {
-        auto part = shelf.take(gpu0, [&] {
+        auto part = shelf.take(place, [&] {
           most = std::max(most.load(), ++copies);
           return std::make_unique<Counted>(copies);
         });
-        shelf.put_back(gpu0, std::move(part), WhenUnused::freed);
+        shelf.put_back(place, std::move(part), WhenUnused::freed);
       }
     });
   }
