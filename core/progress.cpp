@@ -14,16 +14,18 @@ std::string format_duration(double seconds) {
   return fmt::format("{}:{:02}:{:02}", whole / 3600, whole / 60 % 60, whole % 60);
 }
 
-Progress::Progress(std::string label, int64_t total, bool visible)
+Progress::Progress(std::string label, int64_t total, bool visible, int64_t done)
     : label_(std::move(label)),
       total_(total),
+      before_(done),
+      done_(done),
       visible_(visible),
       terminal_(isatty(STDERR_FILENO)),
       start_(std::chrono::steady_clock::now()) {}
 
 Progress::~Progress() {
   // Leave an unfinished bar on its own line, so that an error message does not continue it.
-  if (visible_ && terminal_ && done_ > 0 && done_ < total_) log::print("\n");
+  if (visible_ && terminal_ && done_ > before_ && done_ < total_) log::print("\n");
 }
 
 void Progress::advance() {
@@ -33,7 +35,7 @@ void Progress::advance() {
 
 void Progress::show(bool last) {
   const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - start_;
-  const double each = spent.count() / double(done_);
+  const double each = spent.count() / double(done_ - before_);
   const std::string rest = last ? "total " + format_duration(spent.count())
                                 : "ETA " + format_duration(each * double(total_ - done_));
   std::string line = fmt::format("{} {:>{}}/{}", label_, done_, fmt::formatted_size("{}", total_), total_);

@@ -9,8 +9,9 @@ namespace frameshard {
 
 class Progress {
  public:
-  /// Shows nothing when `visible` is false (every rank but the first).
-  Progress(std::string label, int64_t total, bool visible);
+  /// Shows nothing when `visible` is false (every rank but the first). `done`: of `total`, before this run,
+  /// whose times do not count.
+  Progress(std::string label, int64_t total, bool visible, int64_t done = 0);
   ~Progress();
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
@@ -22,7 +23,7 @@ class Progress {
   void show(bool last);
 
   std::string label_;
-  int64_t total_, done_ = 0;
+  int64_t total_, before_, done_;
   bool visible_, terminal_;
   std::chrono::steady_clock::time_point start_;
 };

@@ -62,6 +62,7 @@ void add_launch(CLI::App& app, Arguments& arguments, int& code) {
     code = launch_command(arguments.launch);
   });
   launch->footer(
+      "It starts run, train, bench or doctor, with that command's own options:\n"
       "frameshard launch --nproc-per-node 4 run configs/quickstart.yaml request.seed=7\n"
       "frameshard launch --nnodes 2 --node-rank 0 --master-addr 10.0.0.1 run configs/quickstart.yaml\n"
       "Each flag also has torchrun's other spelling (--nproc_per_node) and variable (PET_NPROC_PER_NODE).");

@@ -126,9 +126,8 @@ at::Tensor VideoMaker::denoise(const Unit& unit, const Conditioning& text) {
   noise_ = starting_noise(request, unit.sample, denoiser);
   const ResumeFile file = resume_file(unit);
   const DenoiseState start = file.load({.latents = noise_}, *schedule, device_, mesh_.replica());
-  Progress progress("denoise", schedule->steps(), world_.rank() == 0 && !observer_.watches());
+  Progress progress("denoise", schedule->steps(), world_.rank() == 0 && !observer_.watches(), start.steps);
   observer_.video_begun(schedule->steps() - start.steps);
-  for (int64_t i = 0; i < start.steps; ++i) progress.advance();
   std::optional<Rebalance> rebalance;
   if (rebalances(job_.config)) rebalance.emplace(mesh_, attention_, device_, work_of(request));
   Stopwatch step;

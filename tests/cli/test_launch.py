@@ -185,6 +185,8 @@ def test_stopped_and_gone_on_with(how):
     second = succeed(finish(starter(args), 120))
     step = int(re.search("goes on after step ([0-9]+) of 200", second.err).group(1))
     assert step >= 1
+    # What the first start did takes part neither in the lines nor in their times.
+    assert re.findall("denoise +([0-9]+)/200", second.err)[0] == str(step + 1)
     assert not list(OUTPUT.glob("resume-*.safetensors"))
     steps = [json.loads(line) for line in (OUTPUT / "metrics.jsonl").read_text().splitlines() if '"step"' in line]
     assert len(steps) == 200 - step
