@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy
 import pytest
+from PIL import Image
 from safetensors.numpy import load_file
 
 SOURCE = Path(os.environ.get("FRAMESHARD_SOURCE_DIR", Path(__file__).resolve().parents[2]))
@@ -183,6 +184,11 @@ def pack_safetensors(header, data):
 
 def latents(directory):
     return load_file(Path(directory) / "latents.safetensors")["latents"]
+
+
+def preview(directory):
+    """Up to 6 frames side by side, as they were decoded: no video codec is between."""
+    return numpy.asarray(Image.open(Path(directory) / "preview.png")).astype(int)
 
 
 def close(a, b):

@@ -5,16 +5,11 @@ from pathlib import Path
 
 import numpy
 import pytest
-from PIL import Image
 
-from engine import close, in_tmp_path, latents, mpirun, one_rank, run, succeed, write_config
+from engine import close, in_tmp_path, latents, mpirun, one_rank, preview, run, succeed, write_config
 
 OUTPUT = Path("outputs/job")
 PAIR = "devices=[{device: cpu, weight: 2}, {device: cpu, weight: 1}]"
-
-
-def picture():
-    return numpy.asarray(Image.open(OUTPUT / "preview.png")).astype(int)
 
 
 def test_unequal_ranks_under_mpirun(one_rank):
@@ -41,10 +36,10 @@ def test_decoding_by_weight(weights, tiling):
     rounded otherwise, which moves a few bytes by one."""
     write_config(".", request={"width": 288, "num_frames": 1, "num_inference_steps": 1}, lossy={"vae_tiling": tiling})
     succeed(run(["run", "job.yaml"]))
-    one = picture()
+    one = preview(OUTPUT)
     pair = f"devices=[{{weight: {weights[0]}}}, {{weight: {weights[1]}}}]"
     succeed(mpirun(2, ["run", "job.yaml", pair, "infer.diffusion.cp_size=2", "infer.vae_parallel_size=2", "output.overwrite=true"]))
-    assert numpy.abs(picture() - one).max() <= 1
+    assert numpy.abs(preview(OUTPUT) - one).max() <= 1
 
 
 def test_shares_that_follow_the_speeds(one_rank, monkeypatch, tmp_path):

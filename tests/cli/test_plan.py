@@ -89,7 +89,7 @@ def test_json_says_the_same():
     write_config(".", request={"width": 256, "height": 256, "num_frames": 33})
     got = plan_json(["--world", "16", "--nodes", "2", "--device", "h100"])
     assert got["machine"] == {"ranks": 16, "nodes": 2, "device": "h100", "backend": "nccl", "threads_a_rank": 1,
-                              "interconnect": "ndr400", "speeds": None, "memory_bytes": 79 * 2**30, "ranks_from": "--world"}
+                              "interconnect": "ndr400", "wire": None, "speeds": None, "memory_bytes": 79 * 2**30, "ranks_from": "--world"}
     assert got["mesh"] == {"dp": 1, "cfg": 2, "cp": 8, "ulysses": 8, "ring": 1}
     assert sum(got["tokens"]) == 9 * 16 * 16 and len(got["tokens"]) == 8 and got["heads"] == [1] * 8
     assert got["meshes"][0] == {**got["mesh"], **got["predicted"], "memory_bytes": got["memory"]["peak_bytes"],

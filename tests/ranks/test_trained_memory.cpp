@@ -15,10 +15,15 @@ using frameshard::testing::on_ranks;
 
 namespace {
 
-// LibTorch's allocator of CPU memory, with the bytes that are in use in this process.
+// LibTorch's allocator of CPU memory while this object lives, with the bytes that are in use in this process.
+// What it gave may be given back later. It gives no plain pointers, which oneDNN asks for: other tests must
+// not find it.
 class CountingAllocator final : public c10::Allocator {
  public:
-  CountingAllocator() : before_(c10::GetCPUAllocator()) { c10::SetCPUAllocator(this, /*priority=*/100); }
+  CountingAllocator() : before_(c10::GetCPUAllocator()) { c10::SetCPUAllocator(this, priority); }
+  ~CountingAllocator() { c10::SetCPUAllocator(before_, priority); }
+  CountingAllocator(const CountingAllocator&) = delete;
+  CountingAllocator& operator=(const CountingAllocator&) = delete;
 
   at::DataPtr allocate(size_t bytes) override {
     at::DataPtr memory = before_->allocate(bytes);
@@ -42,6 +47,7 @@ class CountingAllocator final : public c10::Allocator {
     delete static_cast<Held*>(held);
   }
 
+  static constexpr uint8_t priority = 100;
   c10::Allocator* before_;
 };
 
@@ -63,7 +69,7 @@ struct Weights {
 }  // namespace
 
 TEST_CASE("bytes held for weights and gradients are those of the plan") {
-  static CountingAllocator counting;  // stays: memory that it gave is given back later
+  const CountingAllocator counting;
   on_ranks({1, 2, 3, 4}, [](Communicator& comm) {
     const CommPtr group = comm.split(0, comm.rank(), "gradients"), gather = comm.split(0, 0, "weights");
     const int ranks_here = mpi_world() ? 1 : comm.size();
