@@ -94,8 +94,10 @@ RankParts parts_of(const RunConfig& config, const at::Device& device, const Rank
 std::vector<std::string> placement_notes(const RunConfig& config) {
   std::vector<std::string> notes;
   if (const RankTypes types = types_of_ranks(config, at::kCPU); types.differ) {
-    notes.push_back(fmt::format("ranks compute in different types: what they exchange is rounded to {}",
-                                dtype_name(types.wire)));
+    notes.push_back(types.wire == at::kFloat
+                        ? "ranks compute in bfloat16 and in float16: they exchange in float32"
+                        : fmt::format("ranks compute in different types: what they exchange is rounded to {}",
+                                      dtype_name(types.wire)));
   } else if (mixes_devices(config)) {
     notes.push_back(
         fmt::format("GPUs and CPUs share the job: all of them compute in {}, and exchange through the host",

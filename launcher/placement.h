@@ -48,8 +48,8 @@ std::vector<std::string> placement_notes(const RunConfig& config);
 /// infer.low_memory 2, on GPUs from 1 on.
 bool parts_take_turns(const RunConfig& config, const at::Device& device);
 
-/// Fills in what the plan must know: the memory rule, the ranks' types, and which parts are on devices that no
-/// rank has.
+/// Fills in what the plan must know: the memory rule, the ranks' types, and which parts are on devices that
+/// no rank has.
 void describe_places(PlanMachine& machine, const RunConfig& config);
 
 }  // namespace frameshard

