@@ -63,5 +63,6 @@ def test_peak_as_planned(how, folder, tmp_path):
         peaks[level] = planned, max(measured)
     for level, (planned, peak) in peaks.items():
         assert 0.9 <= peak / planned <= 1.1, f"low_memory {level}: planned {planned / 2**20:.0f} MiB, measured {peak / 2**20:.0f}"
-    # Of a shared copy a rank holds half: less than the plan's 10 % is there to be saved.
-    assert peaks[2][1] < (1 if how == "two processes that share" else 0.8) * peaks[0][1]
+    # Each of the two may be off by 10 % of all, which is as much as a copy shared by two ranks lets one of them save.
+    planned, measured = (peaks[0][i] - peaks[2][i] for i in (0, 1))
+    assert measured > planned / 3
