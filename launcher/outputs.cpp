@@ -38,21 +38,6 @@ VideoOutput::VideoOutput(const std::filesystem::path& directory, const OutputSet
       frames_(settings.frames) {}
 
 void VideoOutput::write(const at::Tensor& frames) {
-  wait();
-  // A copy: the caller may make the next frames in the same memory.
-  encoding_ = std::async(std::launch::async, [this, mine = frames.clone()] { encode(mine); });
-}
-
-void VideoOutput::wait() {
-  if (encoding_.valid()) encoding_.get();
-}
-
-void VideoOutput::finish() {
-  wait();
-  writer_.finish();
-}
-
-void VideoOutput::encode(const at::Tensor& frames) {
   for (const at::Tensor& frame : frames.unbind()) {
     writer_.write(bytes_of(frame));
     if (in_strip(done_, frames_)) strip_.push_back(frame.clone());
@@ -60,8 +45,7 @@ void VideoOutput::encode(const at::Tensor& frames) {
   }
 }
 
-void VideoOutput::write_preview() {
-  wait();
+void VideoOutput::write_preview() const {
   if (!can_write_png()) return log::warning("no preview.png: built without libpng");
   const at::Tensor strip = at::cat(strip_, 1).contiguous();  // [H, n*W, 3]
   write_png(directory_ / "preview.png", int(strip.size(1)), int(strip.size(0)), bytes_of(strip));

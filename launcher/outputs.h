@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <future>
 #include <map>
 #include <optional>
 #include <string>
@@ -29,24 +28,16 @@ struct OutputSettings {
 class VideoOutput {
  public:
   VideoOutput(const std::filesystem::path& directory, const OutputSettings& settings);
-  VideoOutput(const VideoOutput&) = delete;
-  VideoOutput& operator=(const VideoOutput&) = delete;
-
-  /// Appends frames: bytes [n, H, W, 3] on the CPU. They are encoded while the caller makes the next ones:
-  /// what fails is thrown by the next call of any of these.
+  /// Appends frames: bytes [n, H, W, 3] on the CPU.
   void write(const at::Tensor& frames);
-  void write_preview();
-  void finish();
+  void write_preview() const;
+  void finish() { writer_.finish(); }
 
  private:
-  void encode(const at::Tensor& frames);
-  void wait();
-
   std::filesystem::path directory_;
   VideoWriter writer_;
   int64_t frames_, done_ = 0;
   std::vector<at::Tensor> strip_;
-  std::future<void> encoding_;  ///< last: waited for before the rest goes
 };
 
 /// Removes what an earlier run left, the video first: it must not stand beside new files.
