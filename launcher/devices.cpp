@@ -106,8 +106,9 @@ std::string contradiction(const RunConfig& config) {
                      others, config.devices.size(), others == 1 ? "is" : "are");
 }
 
-std::string device_type_of(const RunConfig& config, size_t rank) {
-  return type_of(word_of(config, rank));
+std::string device_type_of(const RunConfig& config, size_t rank, const std::string& otherwise) {
+  const std::string& word = word_of(config, rank);
+  return word == "auto" && !otherwise.empty() ? otherwise : type_of(word);
 }
 
 bool mixes_devices(const RunConfig& config) {

@@ -39,8 +39,9 @@ std::string contradiction(const RunConfig& config);
 /// here, and where `devices` lists both for ranks that are processes or exchange with NCCL or MPI.
 std::string device_type(const RunConfig& config, bool under_mpi = false);
 
-/// "cpu" or "cuda" of a rank's entry in `devices`; without one, as device_type() says.
-std::string device_type_of(const RunConfig& config, size_t rank);
+/// "cpu" or "cuda" of a rank's entry in `devices`, else of infer.device; where both are auto, `otherwise`, or
+/// what is here.
+std::string device_type_of(const RunConfig& config, size_t rank, const std::string& otherwise = "");
 
 /// Whether `devices` lists both GPUs and CPUs.
 bool mixes_devices(const RunConfig& config);

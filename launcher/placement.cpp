@@ -60,40 +60,48 @@ std::vector<std::string> settle_places(RunConfig& config, const DevicesHere& her
   return warnings;
 }
 
-at::ScalarType denoiser_dtype(const RunConfig& config, const at::Device& device, int rank) {
-  const bool listed = size_t(rank) < config.devices.size() && config.devices[size_t(rank)].dtype != "auto";
-  if (listed) return resolve_dtype(config.devices[size_t(rank)].dtype, device);
+namespace {
+
+// Where an entry of `devices` does not say otherwise.
+at::ScalarType model_dtype(const RunConfig& config, const at::Device& device) {
   const bool mixed = config.model.dtype == "auto" && mixes_devices(config);
   return mixed ? at::kFloat : resolve_dtype(config.model.dtype, device);
+}
+
+}  // namespace
+
+at::ScalarType denoiser_dtype(const RunConfig& config, const at::Device& device, int rank) {
+  const bool listed = size_t(rank) < config.devices.size() && config.devices[size_t(rank)].dtype != "auto";
+  return listed ? resolve_dtype(config.devices[size_t(rank)].dtype, device) : model_dtype(config, device);
 }
 
 RankTypes types_of_ranks(const RunConfig& config, const at::Device& device) {
   std::set<at::ScalarType> types;
   for (size_t rank = 0; rank < config.devices.size(); ++rank) {
-    const bool on_gpu = device_type_of(config, rank) == "cuda";
+    const bool on_gpu = device_type_of(config, rank, device.is_cuda() ? "cuda" : "cpu") == "cuda";
     types.insert(denoiser_dtype(config, on_gpu ? at::kCUDA : at::kCPU, int(rank)));
   }
   if (types.empty()) types.insert(denoiser_dtype(config, device, 0));
-  if (types.size() == 1) return {*types.begin(), *types.begin()};
+  if (types.size() == 1) return {*types.begin(), *types.begin(), 1};
   std::set<at::ScalarType> narrow = types;
   narrow.erase(at::kFloat);
   return {.widest = types.contains(at::kFloat) ? at::kFloat : *types.begin(),
           .wire = narrow.size() == 1 ? *narrow.begin() : at::kFloat,
-          .differ = true};
+          .count = int(types.size())};
 }
 
 RankParts parts_of(const RunConfig& config, const at::Device& device, const RankPlace& place) {
   const at::Device text = placed(config.place.text_encoder, device, place.local_rank);
   const at::Device vae = placed(config.place.vae, device, place.local_rank);
-  const at::ScalarType dtype = denoiser_dtype(config, device, place.rank);
-  return {.text_encoder = {text, text == device ? dtype : resolve_dtype(config.model.dtype, text)},
-          .denoiser = {device, dtype},
+  return {.text_encoder = {text, text == device ? model_dtype(config, device)
+                                                : resolve_dtype(config.model.dtype, text)},
+          .denoiser = {device, denoiser_dtype(config, device, place.rank)},
           .vae = {vae, vae_dtype(config, vae)}};
 }
 
 std::vector<std::string> placement_notes(const RunConfig& config) {
   std::vector<std::string> notes;
-  if (const RankTypes types = types_of_ranks(config, at::kCPU); types.differ) {
+  if (const RankTypes types = types_of_ranks(config, at::kCPU); types.differ()) {
     notes.push_back(types.wire == at::kFloat
                         ? "ranks compute in bfloat16 and in float16: they exchange in float32"
                         : fmt::format("ranks compute in different types: what they exchange is rounded to {}",
@@ -119,10 +127,8 @@ bool parts_take_turns(const RunConfig& config, const at::Device& device) {
 void describe_places(PlanMachine& machine, const RunConfig& config) {
   machine.low_memory = config.infer.low_memory;
   const RankTypes types = types_of_ranks(config, machine.device == "cuda" ? at::kCUDA : at::kCPU);
-  if (types.differ) {
-    machine.wire = dtype_name(types.wire);
-    machine.shared_weights = false;  // each type is a copy of its own: at the most one a rank
-  }
+  machine.types = types.count;
+  if (types.differ()) machine.wire = dtype_name(types.wire);
   machine.text_elsewhere = !has_rank(config, config.place.text_encoder, machine);
   machine.vae_elsewhere = !has_rank(config, config.place.vae, machine);
 }

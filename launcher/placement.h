@@ -36,7 +36,9 @@ struct RankTypes {
   /// What ranks exchange: the 16-bit type of those that have one, since a number that such a rank sends or
   /// receives has no more digits; float32 where bfloat16 and float16 meet.
   at::ScalarType wire;
-  bool differ = false;
+  int count = 1;
+
+  bool differ() const { return count > 1; }
 };
 /// `device`: of all ranks, where `devices` lists none.
 RankTypes types_of_ranks(const RunConfig& config, const at::Device& device);

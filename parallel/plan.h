@@ -49,6 +49,7 @@ struct PlanMachine {
   std::string interconnect;     ///< likewise; empty: ndr400 for GPUs, ethernet10 for CPUs
   int64_t memory_bytes = 0;     ///< of a GPU, or of a node whose CPUs compute; 0: not known
   int64_t low_memory = 0;       ///< InferConfig::low_memory
+  int types = 1;                ///< of the denoiser over all ranks; each is a copy of the weights
   std::string wire{};           ///< the type that ranks of different types exchange; empty: they are alike
   bool text_elsewhere = false, vae_elsewhere = false;  ///< on a device that no rank computes on
 

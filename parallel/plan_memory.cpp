@@ -26,19 +26,19 @@ int64_t largest_piece(const Split& split, const VideoClass& video, const ModelFa
 int64_t denoise_activations(const Split& split, const VideoClass& video, const ModelFacts& model,
                             const PlanMachine& machine) {
   const int64_t tokens = largest_piece(split, video, model), width = model.width(),
-                each = model.element_bytes;
+                each = model.element_bytes, travels = std::max(each, model.exchanged_bytes());
   const int64_t token_row = tokens * width;
   // Residual and its normalised form, each with a float32 temporary; q, k, v and the attention's output, and
   // while they are exchanged the packed, received and joined copies of them.
   const int64_t attention =
-      token_row * (2 * each + 2 * 4 + 5 * each + (split.mesh.cp > 1 ? 7 * each : 2 * each));
+      token_row * (2 * each + 2 * 4 + 5 * each + (split.mesh.cp > 1 ? 7 * travels : 2 * each));
   const int64_t feed_forward = token_row * (2 * each + 2 * 4) + tokens * model.ffn_dim * 2 * each;
   const int64_t passes = passes_a_rank(split, video), texts = std::min(passes, video.conditionings);
   const int64_t text = texts * model.layers * 2 * video.text_tokens * width * each;
   // Latents, noise predictions, the solver's history; float32. And the predictions of all passes.
   const int64_t latents = video.grid.total() * model.patch() * 4 * 8;
   const int64_t predictions =
-      std::max<int64_t>(0, video.passes() - 2) * video.tokens() * model.patch() * each;
+      std::max<int64_t>(0, video.passes() - 2) * video.tokens() * model.patch() * travels;
   const int64_t cached = video.step_cache ? passes * token_row * each : 0;
   const int64_t at_once = passes_together(machine.device == "cuda", tokens) ? texts : 1;
   return std::max(attention, feed_forward) * at_once + text + latents + predictions + cached;
@@ -141,7 +141,8 @@ PhaseWeights phase_weights(const Split& split, const ModelFacts& model, const Pl
   const int replica = turns && !threads ? split.mesh.cfg * split.mesh.cp : machine.node_ranks();
   const int64_t sharing = machine.shared_weights ? std::min(machine.node_ranks(), replica) : 1;
   const int64_t sharing_vae = threads ? sharing : std::min(sharing, decoders);
-  const int64_t denoiser = model.denoiser_bytes / sharing;
+  // A copy of each type, as large as the widest.
+  const int64_t denoiser = model.denoiser_bytes / std::max<int64_t>(1, sharing / machine.types);
   const int64_t vae = machine.vae_elsewhere ? 0 : model.vae_bytes / sharing_vae;
   // In turns the ranks of a replica wait without weights, but other replicas denoise meanwhile.
   if (turns) return {.denoise = denoiser, .decode = vae, .waiting = split.mesh.dp == 1 ? 0 : denoiser};

@@ -38,7 +38,7 @@ at::Tensor ParallelSequence::enter(const at::Tensor& whole) const {
 
 at::Tensor ParallelSequence::leave(const at::Tensor& mine) const {
   const at::ScalarType type = mine.scalar_type(), wire = cp_.size() == 1 ? type : wire_.value_or(type);
-  return unshard(mine.to(wire), 1, tokens_, cp_, Downstream::replicated).to(type);
+  return unshard(mine.to(wire), 1, tokens_, cp_, Downstream::replicated);
 }
 
 at::Tensor ParallelSequence::self_attention(Qkv mine, const AttentionKernel& kernel) const {

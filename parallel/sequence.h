@@ -20,7 +20,8 @@ class ParallelSequence {
 
   /// After patchify: all tokens [B, S, C] -> this rank's [B, S_mine, C].
   at::Tensor enter(const at::Tensor& whole) const;
-  /// Before unpatchify: this rank's tokens [B, S_mine, C] -> all [B, S, C].
+  /// Before unpatchify: this rank's tokens [B, S_mine, C] -> all [B, S, C], in the type that is exchanged: in
+  /// their own, ranks of different types would go on from different numbers.
   at::Tensor leave(const at::Tensor& mine) const;
   /// [B, S_mine, H, D] each, in and out.
   at::Tensor self_attention(Qkv mine, const AttentionKernel& kernel) const;

@@ -38,13 +38,11 @@ void print_failures(const Generated& made) {
 void print_plan(const RunPlan& plan, const Job& job, int rank) {
   if (rank != 0) return;
   log::info("{}", describe(plan, model_facts(job, plan.machine.device)));
-  const at::Device type(plan.machine.device == "cuda" ? at::kCUDA : at::kCPU);
-  for (size_t rank = 0; rank < std::max<size_t>(1, job.config.devices.size()); ++rank) {
-    const bool listed = rank < job.config.devices.size();
-    const at::Device device = !listed                                      ? type
-                              : device_type_of(job.config, rank) == "cuda" ? at::kCUDA
-                                                                           : at::kCPU;
-    if (warn_of_slow_dtype(denoiser_dtype(job.config, device, int(rank)), device)) break;
+  const auto entries = int(std::max<size_t>(1, job.config.devices.size()));
+  for (int entry = 0; entry < entries; ++entry) {
+    const bool on_gpu = device_type_of(job.config, size_t(entry), plan.machine.device) == "cuda";
+    const at::Device device(on_gpu ? at::kCUDA : at::kCPU);
+    if (warn_of_slow_dtype(denoiser_dtype(job.config, device, entry), device)) break;
   }
   for (const std::string& note : placement_notes(job.config)) log::warning("{}", note);
   for (const std::string& note : job.lora.notes) log::info("{}", note);

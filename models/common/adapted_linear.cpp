@@ -13,10 +13,6 @@ using torch::autograd::AutogradContext;
 using torch::autograd::Function;
 using torch::autograd::variable_list;
 
-at::Tensor as_rows(const at::Tensor& x) {
-  return x.reshape({-1, x.size(-1)});
-}
-
 // The a's of all changes as one matrix [Σr, in], so that x is read once.
 at::Tensor stack_down(at::ArrayRef<at::Tensor> downs, at::ScalarType dtype) {
   return (downs.size() == 1 ? downs[0] : at::cat(downs)).to(dtype);

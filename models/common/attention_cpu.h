@@ -17,9 +17,10 @@ std::vector<std::string> attention_loops();
 /// Whether these loops take the tensors: float32 on the CPU, with elements of a head side by side.
 bool takes_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v);
 
-/// softmax(q kᵀ / sqrt(D) + bias) v: q [B, S, H, D], k and v [B, T, H, D]; bias [T] or undefined. Returns the
-/// output, and the log of each row's sum of exponentials, [B, H, S]. `loops`: of attention_loops(); empty:
-/// the first. A row's result depends on neither the number of threads nor other heads.
+/// softmax(q kᵀ / sqrt(D) + bias) v: q [B, S, H, D], k and v [B, T, H, D]; bias [T], finite, or undefined.
+/// Returns the output, and the log of each row's sum of exponentials, [B, H, S]. `loops`: of
+/// attention_loops(); empty: the first. A row's result depends on neither the number of threads nor other
+/// heads.
 std::pair<at::Tensor, at::Tensor> attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                             const at::Tensor& bias, const std::string& loops = "");
 

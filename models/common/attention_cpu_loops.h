@@ -62,7 +62,8 @@ struct AttentionLoops : AttentionTile<Lanes, Rows> {
     pack_rows(v, sizes, values);
   }
 
-  // scores += bias in units of log2; keys up to a whole panel get -infinity, whose exponential is 0.
+  // scores += bias in units of log2; keys up to a whole panel get -infinity: 2^-126 beside a sum
+  // of at least 1.
   FRAMESHARD_INLINE void add_bias(float* scores, const float* bias, int64_t keys) {
     if (bias) {
       for (int64_t n = 0; n < keys; ++n) scores[n] += bias[n] * log2_e;

@@ -53,8 +53,8 @@ struct AttentionTile {
   FRAMESHARD_INLINE Vector& at(float* p) { return *reinterpret_cast<Vector*>(p); }
   FRAMESHARD_INLINE const Vector& at(const float* p) { return *reinterpret_cast<const Vector*>(p); }
 
-  // 2^t for t <= 0 (0 below -126) to 1e-7: 2^n by the exponent's bits times a polynomial of degree 6 on
-  // [-1/2, 1/2] (Cephes' exp2f). Written so that NaN stays.
+  // 2^t for t <= 0 (2^-126 below -126) to 1e-7: 2^n by the exponent's bits times a polynomial of degree 6 on
+  // [-1/2, 1/2] (Cephes' exp2f). NaN stays.
   FRAMESHARD_INLINE Vector exp2(Vector t) {
     const Vector least = Vector{} - 126.0F, round = Vector{} + 12582912.0F;  // 1.5 * 2^23: its ulp is 1
     t = t < least ? least : t;
@@ -65,8 +65,9 @@ struct AttentionTile {
     p = p * r + 2.402264791e-1F;
     p = p * r + 6.931472028e-1F;
     p = p * r + 1.0F;
-    return reinterpret_cast<Vector>(reinterpret_cast<Integers>(p) +
-                                    (reinterpret_cast<Integers>(shifted) << 23));
+    const Vector power =
+        reinterpret_cast<Vector>(reinterpret_cast<Integers>(p) + (reinterpret_cast<Integers>(shifted) << 23));
+    return t == t ? power : t;  // the shifted payload of a NaN would change its exponent
   }
 
   // c [Rows, panel] = (add ? c : 0) + a b over the inner dim: a's element (row, i) at row * row_step +

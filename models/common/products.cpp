@@ -45,15 +45,14 @@ at::Tensor pointwise_linear(const at::Tensor& x, const at::Tensor& weight, const
                       c10::List<std::optional<at::Scalar>>(), "");
 }
 
-at::Tensor as_rows(const at::Tensor& x) {
-  return x.reshape({-1, x.size(-1)});
-}
-
 struct OneDnnLinear : Function<OneDnnLinear> {
   // Without a bias an empty tensor stands for it: a Function takes no undefined one.
   static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& weight,
                             const at::Tensor& bias, bool has_bias) {
-    context->save_for_backward({x, weight});
+    // Of a frozen layer no input is kept, as with at::linear.
+    context->save_for_backward(
+        {weight.requires_grad() ? x : at::Tensor(), x.requires_grad() ? weight : at::Tensor()});
+    context->saved_data["x_sizes"] = x.sizes().vec();
     return pointwise_linear(x, weight, has_bias ? bias : at::Tensor());
   }
 
@@ -61,7 +60,9 @@ struct OneDnnLinear : Function<OneDnnLinear> {
     const variable_list saved = context->get_saved_variables();
     const at::Tensor &x = saved[0], &weight = saved[1], gy = as_rows(gradients[0]);
     variable_list result(4);
-    if (context->needs_input_grad(0)) result[0] = onednn::matrix_product(gy, weight).view(x.sizes());
+    if (context->needs_input_grad(0)) {
+      result[0] = onednn::matrix_product(gy, weight).view(context->saved_data["x_sizes"].toIntVector());
+    }
     if (context->needs_input_grad(1)) result[1] = onednn::matrix_product(gy.t(), as_rows(x));
     if (context->needs_input_grad(2)) result[2] = gy.sum(0);
     return result;

@@ -13,6 +13,11 @@ at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tenso
 /// a [n, k] times b [k, m], either of any strides. Not differentiable.
 at::Tensor matrix_product(const at::Tensor& a, const at::Tensor& b);
 
+/// [..., d] -> [n, d]
+inline at::Tensor as_rows(const at::Tensor& x) {
+  return x.reshape({-1, x.size(-1)});
+}
+
 /// sum [n, m] += scale * a b. Not differentiable.
 void add_product(const at::Tensor& sum, const at::Tensor& a, const at::Tensor& b, double scale = 1);
 

@@ -109,6 +109,16 @@ def test_the_plan_has_the_type_that_is_exchanged():
     assert plain == 2 * mixed
 
 
+def test_types_are_those_of_the_planned_device():
+    """An entry without a type computes in bfloat16 on a GPU, whatever is here."""
+    write_config(".")
+    words = ["plan", "job.yaml", "--world", "2", "--device", "h100", "infer.diffusion.cp_size=2", "--json"]
+    plans = [json.loads(succeed(run([*words, f"devices=[{{weight: 2{dtype}}}, {{weight: 1}}]"])).out)
+             for dtype in ("", ", dtype: bfloat16", ", dtype: float32")]
+    assert [plan["machine"]["wire"] for plan in plans] == [None, None, "bfloat16"]
+    assert plans[0]["memory"]["peak_bytes"] == plans[1]["memory"]["peak_bytes"] < plans[2]["memory"]["peak_bytes"]
+
+
 def test_another_number_of_ranks_than_devices():
     write_config(".")
     result = mpirun(3, ["run", "job.yaml", PAIR])

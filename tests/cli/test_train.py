@@ -92,6 +92,7 @@ def test_bfloat16_learns_as_float32_does(config, one_rank, precision):
 def test_errors_come_once_and_early_under_launch(config):
     result = run(["launch", "--nproc-per-node", "2", "train", config(), "train.batch=3"])
     assert_fails(result, 78, "train.batch")
+    assert_fails(train(config(), "devices=[{dtype: bfloat16}]"), 78, "devices.0.dtype: ranks that train have one type")
 
 
 def stop_after(process, steps):

@@ -19,7 +19,8 @@ struct Types {
 // A type's unit roundoff is 2^-9 (bfloat16) and 2^-12 (float16).
 const std::vector<Types> types = {{at::kFloat, at::kBFloat16, at::kBFloat16, 2e-2},
                                   {at::kBFloat16, at::kFloat, at::kBFloat16, 2e-2},
-                                  {at::kFloat, at::kHalf, at::kHalf, 3e-3}};
+                                  {at::kFloat, at::kHalf, at::kHalf, 3e-3},
+                                  {at::kBFloat16, at::kHalf, at::kFloat, 2e-2}};
 
 void check_mixed(const std::vector<Case>& cases) {
   const RequestConfig request = small_request();

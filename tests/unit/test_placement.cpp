@@ -84,14 +84,20 @@ TEST_CASE("ranks of different types exchange in the narrower one") {
     const RankTypes types = types_of_ranks(config, cpu);
     CHECK(c10::elementSize(types.widest) == c10::elementSize(each.widest));
     CHECK(types.wire == each.wire);
-    CHECK(types.differ == (each.first != each.second));
-    CHECK(placement_notes(config).size() == size_t(types.differ));
+    CHECK(types.differ() == (each.first != each.second));
+    CHECK(placement_notes(config).size() == size_t(types.differ()));
     CHECK(denoiser_dtype(config, cpu, 1) == resolve_dtype(each.second, cpu));
   }
   RunConfig mixed = config_with();
   mixed.devices = {{.device = "cuda:0", .dtype = "bfloat16"}, {.device = "cpu"}};
   CHECK((denoiser_dtype(mixed, gpu0, 0) == at::kBFloat16 && denoiser_dtype(mixed, cpu, 1) == at::kFloat));
   CHECK(types_of_ranks(mixed, gpu0).wire == at::kBFloat16);
+  CHECK(parts_of(mixed, gpu0, {}).text_encoder.dtype == at::kFloat);  // the entry's type is the denoiser's
+  // Planned for a GPU where none is: both are bfloat16 there.
+  RunConfig planned = config_with();
+  planned.devices = {{.dtype = "bfloat16"}, {.weight = {2.0}}};
+  CHECK((types_of_ranks(planned, gpu0).count == 1 && types_of_ranks(planned, gpu0).wire == at::kBFloat16));
+  CHECK(types_of_ranks(planned, cpu).count == 2);
 }
 
 TEST_CASE("a part on a GPU that is not here") {

@@ -46,6 +46,20 @@ TEST_CASE("products of matrices of any strides") {
   CHECK(matrix_product(at::zeros({0, 4}), at::zeros({4, 3})).sizes() == at::IntArrayRef({0, 3}));
 }
 
+TEST_CASE("a frozen layer keeps no input") {
+  for (const bool frozen : {true, false}) {
+    const at::Tensor weight = initial_noise({24, 40}, 1).requires_grad_(!frozen);
+    at::Tensor y;
+    c10::weak_intrusive_ptr<c10::StorageImpl> input = [&] {
+      const at::Tensor x = initial_noise({7, 40}, 2).requires_grad_(true), inner = x * 2;
+      y = onednn::linear(inner, weight, {});
+      return c10::weak_intrusive_ptr<c10::StorageImpl>(inner.storage().getWeakStorageImpl());
+    }();
+    CHECK(input.expired() == frozen);
+    y.sum().backward();
+  }
+}
+
 TEST_CASE("linear layers through oneDNN, with the gradients that are wanted") {
   const unsigned wanted = GENERATE(range(0U, 8U));  // bits: x, weight, bias
   const bool has_bias = GENERATE(true, false);
