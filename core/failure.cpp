@@ -15,7 +15,7 @@ Failure out_of_memory(const std::string& detail) {
       ExitCode::out_of_memory,
       fmt::format(
           "out of memory: {}; {} are free on this host; use more ranks for the sequence (cp_size), a smaller "
-          "video, or model.dtype=bfloat16",
+          "video, or bfloat16: model.dtype, and dtype in devices",
           detail, format_bytes(double(host_available_bytes())))};
 }
 

@@ -19,7 +19,7 @@ class CrossCheck {
     check_data();
     check_dreambooth();
     check_autoencoder();
-    check_weights();
+    check_devices();
     if (config_.optimizer.warmup_samples > 0 && config_.train.max_samples &&
         config_.optimizer.warmup_samples > *config_.train.max_samples) {
       fail_at("optimizer.warmup_samples",
@@ -160,7 +160,7 @@ class CrossCheck {
     }
   }
 
-  void check_weights() const {
+  void check_devices() const {
     for (size_t i = 0; i < config_.devices.size(); ++i) {
       if (config_.devices[i].dtype != "auto") {
         fail_at(fmt::format("devices.{}.dtype", i),

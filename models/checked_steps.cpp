@@ -51,7 +51,8 @@ void CheckedSteps::hand_on() {
   const Step step = std::move(under_way_.front());
   under_way_.pop_front();
   if (!step.finite()) {
-    fail(ExitCode::not_finite, "step {} of {} made a NaN or Inf in the latents; try model.dtype=float32",
+    fail(ExitCode::not_finite,
+         "step {} of {} made a NaN or Inf in the latents; try float32: model.dtype, and dtype in devices",
          step.state.steps, steps_);
   }
   on_step_(step.state);

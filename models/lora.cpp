@@ -77,8 +77,9 @@ std::set<std::string> names_over_blocks(const WeightList& list) {
   for (const LayerSlot& layer : list.layers()) {
     if (has_kernel(layer)) continue;
     std::string name = layer.name;
-    if (name.starts_with(blocks))
-      name.replace(blocks.size(), name.find('.', blocks.size()) - blocks.size(), "*");
+    if (name.starts_with(blocks)) {
+      name = fmt::format("{}*{}", blocks, name.substr(name.find('.', blocks.size())));
+    }
     names.insert(name);
   }
   return names;

@@ -58,7 +58,8 @@ TEST_CASE("the step that made a NaN is named, and it is not handed on") {
     CheckedSteps checked(3, behind, events.look(2), events.on_step());
     const auto error = caught([&] { take_steps(checked, 3); });
     CHECK(error.code == ExitCode::not_finite);
-    CHECK(error.message == "step 2 of 3 made a NaN or Inf in the latents; try model.dtype=float32");
+    CHECK(error.message ==
+          "step 2 of 3 made a NaN or Inf in the latents; try float32: model.dtype, and dtype in devices");
     CHECK(events.list.back() == "read 2");
     CHECK(std::count(events.list.begin(), events.list.end(), "step 1") == 1);
   }
