@@ -65,7 +65,8 @@ AttentionPtr make_local_attention();
 AttentionPtr make_ulysses_attention(Communicator& group, AttentionPtr inner, int group_index,
                                     ExchangeOverlap overlap, std::vector<double> speeds = {});
 /// Keys and values travel round the ring while each rank keeps its queries
-/// (https://arxiv.org/abs/2310.01889).
+/// (https://arxiv.org/abs/2310.01889): a block goes on to the next rank, and the next one comes, while it is
+/// attended.
 AttentionPtr make_ring_attention(Communicator& group);
 
 }  // namespace frameshard

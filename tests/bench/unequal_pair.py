@@ -58,7 +58,7 @@ def slowed_group(share):
         group.rmdir()
 
 
-def step_seconds(directory, options, weights):
+def step_seconds(directory, options, weights, ring_size):
     """Median of the slowest rank's seconds a step, without the first step."""
     width, height, frames = map(int, options.video.split("x"))
     config = {"model": {"path": str(options.model)},
@@ -67,7 +67,7 @@ def step_seconds(directory, options, weights):
               "infer": {"pin_threads": False}, "output": {"directory": str(directory), "overwrite": True}}
     if weights:
         config["devices"] = [{"device": "cpu", "weight": weight} for weight in weights]
-        config["infer"]["diffusion"] = {"cp_size": 2}
+        config["infer"].update(diffusion={"cp_size": 2}, attention={"ring_size": ring_size})
     (Path(directory) / "speeds.json").unlink(missing_ok=True)
     file = Path(directory) / "pair.yaml"
     file.write_text(json.dumps(config).replace('"auto"', "auto"))  # in quotes it would be a text
@@ -89,27 +89,30 @@ def step_seconds(directory, options, weights):
     return statistics.median(each[1:])
 
 
-def weights_of(text):
-    return ["auto", "auto"] if text == "auto" else [float(word) for word in text.split(":")]
+def case_of(text):
+    """Weights and the ring's size: "2:1" divides attention by heads, "2:1/ring" by tokens."""
+    weights, _, ring = text.partition("/")
+    return ["auto", "auto"] if weights == "auto" else [float(word) for word in weights.split(":")], 2 if ring == "ring" else 1
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--weights", default="auto,1:1,3:2,2:1,5:2", help="of the fast and the slow rank")
+    parser.add_argument("--weights", default="auto,1:1,3:2,2:1,5:2", 
+                        help="of the fast and the slow rank; 2:1/ring divides attention by tokens, not by heads")
     parser.add_argument("--video", default="256x256x33", help="width x height x frames")
     parser.add_argument("--quota", type=float, help="the slow rank's part of its core, instead of another process on it")
     parser.add_argument("--model", type=Path, default=SOURCE / "examples/shapes", help="a folder (default: the quick-start model)")
     parser.add_argument("--json", help="also write the numbers to this file")
     options = parser.parse_args()
-    cases = {"fast rank alone": None}
-    cases.update({text: weights_of(text) for text in options.weights.split(",")})
+    cases = {"fast rank alone": (None, 1)}
+    cases.update({text: case_of(text) for text in options.weights.split(",")})
     times = {name: [] for name in cases}
     with tempfile.TemporaryDirectory() as directory:
         for _ in range(options.rounds):
-            for name, weights in cases.items():
-                times[name].append(step_seconds(directory, options, weights))
+            for name, case in cases.items():
+                times[name].append(step_seconds(directory, options, *case))
     medians = {name: statistics.median(each) for name, each in times.items()}
     alone = medians["fast rank alone"]
     print(f"{'':18}{'s/step':>10}{'speed-up':>10}")

@@ -181,6 +181,7 @@ TEST_CASE("a plan is compared with the memory that is there") {
 TEST_CASE("ranks that gain nothing are said") {
   RunConfig config = config_with();
   config.request->width = config.request->height = 32, config.request->num_frames = 5;  // 8 tokens
+  config.infer.diffusion.cp_size = {8};
   const RunPlan plan = make_plan(config, facts_1_3b(), cluster(8, 1, "h200", "ethernet10"));
   REQUIRE(plan.warnings.size() == 1);
   CHECK(plan.warnings[0].find("8 ranks are predicted to take") == 0);
