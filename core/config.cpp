@@ -79,9 +79,8 @@ class CrossCheck {
               *cfg_size.value, path, request.guidance_scale);
     }
     fail_at("infer.diffusion.cfg_size",
-            "infer.diffusion.cfg_size must be at most {} or auto, got {}: {} has {} texts to compute, the "
-            "negative one included",
-            most, *cfg_size.value, path, most);
+            "infer.diffusion.cfg_size must be at most {} or auto, got {}: {} has {} texts to compute{}", most,
+            *cfg_size.value, path, most, request.uses_guidance() ? ", the negative one included" : "");
   }
 
   void check_prompts(const RequestConfig& request, const std::string& path) const {

@@ -173,6 +173,10 @@ std::size_t list_index(const Assignment& assignment, const std::string& key, con
     fail(ExitCode::config, "{}: {} is a list, its elements are named by number from 0 ({}.0), got {}",
          assignment.label.text(), path, path, quote_for_message(key));
   }
+  if (size == 0) {
+    fail(ExitCode::config, "{}: {} is not given, so that it has no number {}; give the list: {}=[...]",
+         assignment.label.text(), path, key, path);
+  }
   if (index >= size) {
     fail(ExitCode::config, "{}: {} has {} element{}, there is no number {} (the first is 0)",
          assignment.label.text(), path, size, size == 1 ? "" : "s", key);

@@ -23,7 +23,7 @@ void report_and_abort(const JobIdentity& job, Communicator& world) {
   const FailureClaim claim(job.directory, job.token);
   if (claim.mine()) {
     write_failure_file(job.directory, failure, world.rank(), current_phase());
-    log::print(failure_line(failure, world.rank(), world.size(), job.device, current_phase()) + "\n");
+    print_failure(failure_line(failure, world.rank(), world.size(), job.device, current_phase()));
   }
   // Ranks that fail in the same moment must find the claim, and the one that reports must not be killed
   // meanwhile.

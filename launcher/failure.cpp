@@ -10,12 +10,18 @@
 #include "core/io/atomic_file.h"
 #include "core/io/json_file.h"
 #include "core/log.h"
+#include "launcher/launch/rank_watch.h"
 
 namespace frameshard {
 std::string failure_line(const Failure& failure, int rank, int world, const std::string& device,
                          const std::string& phase) {
   const std::string who = world > 1 ? fmt::format(" rank {} (host {}, {})", rank, host_name(), device) : "";
   return fmt::format("FAILED{} at {}: {}", who, phase, failure.message);
+}
+
+void print_failure(const std::string& line) {
+  log::print(line + "\n");
+  note_reported();
 }
 
 void print_last_line(const std::string& line) {

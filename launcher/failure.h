@@ -17,6 +17,9 @@ struct RankFailure : Error {
 std::string failure_line(const Failure& failure, int rank, int world, const std::string& device,
                          const std::string& phase);
 
+/// Prints why this rank fails. Under `launch` its launcher is told that it has been said.
+void print_failure(const std::string& line);
+
 /// The variable that names a file for the last line of a job that is stopped.
 inline constexpr const char* last_line_variable = "FRAMESHARD_LAST_LINE";
 

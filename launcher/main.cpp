@@ -11,6 +11,7 @@
 #include "core/host.h"
 #include "core/log.h"
 #include "core/phase.h"
+#include "core/stop.h"
 #include "core/version.h"
 #include "launcher/commands/commands.h"
 #include "launcher/commands/output.h"
@@ -143,8 +144,19 @@ void add_commands(CLI::App& app, Arguments& arguments, int& code) {
 
 int report(const Failure& failure) {
   std::fflush(stdout);
-  log::print(fmt::format("FAILED at {}: {}\n", current_phase(), failure.message));
+  print_failure(fmt::format("FAILED at {}: {}", current_phase(), failure.message));
   return int(failure.code);
+}
+
+// Stopped in order by ^C, a process still ends by that signal: a shell's loop ends then too. Ranks of a
+// launcher end with the code.
+int ended(int code) {
+  if (code == int(ExitCode::stopped) && interrupted() && !launcher_environment().launched) {
+    std::fflush(nullptr);
+    std::signal(SIGINT, SIG_DFL);
+    std::raise(SIGINT);
+  }
+  return code;
 }
 
 // A started process may lack stdin, stdout or stderr; a file of ours must not get their number and be printed
@@ -203,13 +215,13 @@ int main(int argc, char** argv) {
     app.parse(argc, argv);
     if (!app.got_subcommand("run") && !app.got_subcommand("train"))
       check_output();  // what the others print is all that they make
-    return code;
+    return ended(code);
   } catch (const CLI::ParseError& error) {
     return refuse_command_line(app, error, argc, argv);
   } catch (const RankFailure& failure) {
-    log::print(fmt::format("{}\n", failure.what()));
-    return int(failure.code());
+    print_failure(failure.what());
+    return ended(int(failure.code()));
   } catch (...) {
-    return report(current_failure());
+    return ended(report(current_failure()));
   }
 }

@@ -62,6 +62,11 @@ std::vector<std::string> settle_places(RunConfig& config, const DevicesHere& her
 
 namespace {
 
+// Such a rank's type must not round what the others exchange.
+bool computes_nothing(const DeviceConfig& device) {
+  return device.weight.value && *device.weight.value == 0;
+}
+
 // Where an entry of `devices` does not say otherwise.
 at::ScalarType model_dtype(const RunConfig& config, const at::Device& device) {
   const bool mixed = config.model.dtype == "auto" && mixes_devices(config);
@@ -71,13 +76,16 @@ at::ScalarType model_dtype(const RunConfig& config, const at::Device& device) {
 }  // namespace
 
 at::ScalarType denoiser_dtype(const RunConfig& config, const at::Device& device, int rank) {
-  const bool listed = size_t(rank) < config.devices.size() && config.devices[size_t(rank)].dtype != "auto";
-  return listed ? resolve_dtype(config.devices[size_t(rank)].dtype, device) : model_dtype(config, device);
+  if (size_t(rank) >= config.devices.size()) return model_dtype(config, device);
+  const DeviceConfig& mine = config.devices[size_t(rank)];
+  return mine.dtype == "auto" || computes_nothing(mine) ? model_dtype(config, device)
+                                                        : resolve_dtype(mine.dtype, device);
 }
 
 RankTypes types_of_ranks(const RunConfig& config, const at::Device& device) {
   std::set<at::ScalarType> types;
   for (size_t rank = 0; rank < config.devices.size(); ++rank) {
+    if (computes_nothing(config.devices[rank])) continue;
     const bool on_gpu = device_type_of(config, rank, device.is_cuda() ? "cuda" : "cpu") == "cuda";
     types.insert(denoiser_dtype(config, on_gpu ? at::kCUDA : at::kCPU, int(rank)));
   }

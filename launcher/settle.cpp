@@ -20,7 +20,7 @@ void all_or_none(Communicator& world, const std::function<void()>& action) {
   const auto failed = std::find_if(all.begin(), all.end(), [](auto& code) { return code != "0"; });
   if (failed == all.end()) return;
   if (failed - all.begin() == world.rank()) {
-    log::print(fmt::format("FAILED at {}: {}\n", current_phase(), mine.message));
+    print_failure(fmt::format("FAILED at {}: {}", current_phase(), mine.message));
   }
   world.barrier();  // the message is out
   throw Ended{std::stoi(*failed)};

@@ -79,16 +79,6 @@ void refuse_complete(const std::filesystem::path& directory) {
        (directory / "video.mp4").string());
 }
 
-// Reports of earlier runs must not be taken for this one's.
-void remove_old_failures(const std::filesystem::path& directory) {
-  std::error_code ignored;
-  for (const auto& entry : std::filesystem::directory_iterator(directory, ignored)) {
-    const std::string name = entry.path().filename().string();
-    const bool report = name.starts_with("error.rank") && name.ends_with(".json");
-    if (report || name.starts_with(".failure-")) std::filesystem::remove(entry.path(), ignored);
-  }
-}
-
 }  // namespace
 
 bool Job::wanted(size_t unit) const {
@@ -139,7 +129,7 @@ void prepare_outputs(const Job& job) {
       check_encoder(request, directory, int(job.config.output.fps));
     }
   }
-  remove_old_failures(job.directory);
+  remove_failure_reports(job.directory);
 }
 
 }  // namespace frameshard

@@ -104,7 +104,7 @@ std::vector<std::string> warnings_for(const RunPlan& plan, const ModelFacts& mod
   }
   if (plan.predicted.speedup < 1) {
     warnings.push_back(fmt::format(
-        "{} ranks are predicted to take {:.1f} times as long as one: start fewer, or make larger videos",
+        "{} ranks are predicted to take {:.2f} times as long as one: start fewer, or make larger videos",
         plan.mesh.ranks(), 1 / plan.predicted.speedup));
   }
   if (!fits) {

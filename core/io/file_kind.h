@@ -29,6 +29,17 @@ inline const char* kind_of_file(const std::filesystem::file_status& status) {
   }
 }
 
+/// 66 where there is no file to read.
+inline void require_file(const std::filesystem::path& file) {
+  std::error_code error;
+  const auto status = std::filesystem::status(file, error);
+  if (std::filesystem::is_regular_file(status)) return;
+  if (std::filesystem::exists(status)) {
+    fail(ExitCode::missing_file, "{}: is {}, a file is wanted", file.string(), kind_of_file(status));
+  }
+  fail(ExitCode::missing_file, "{}: no such file", file.string());
+}
+
 /// 74 where something that is no file is there already: a file that appears by a rename would take its place.
 /// `name` begins the message.
 inline void check_replaceable(const std::string& name, const std::filesystem::file_status& status) {

@@ -32,6 +32,15 @@ void prepare_output_directory(const fs::path& directory) {
   probe.write(std::string_view("x"));
 }
 
+void remove_failure_reports(const fs::path& directory) {
+  std::error_code ignored;
+  for (const auto& entry : fs::directory_iterator(directory, ignored)) {
+    const std::string name = entry.path().filename().string();
+    const bool report = name.starts_with("error.rank") && name.ends_with(".json");
+    if (report || name.starts_with(".failure-")) fs::remove(entry.path(), ignored);
+  }
+}
+
 bool has_complete_output(const fs::path& request_directory) {
   return fs::is_regular_file(request_directory / "video.mp4");
 }

@@ -17,6 +17,9 @@ void make_output_directory(const std::filesystem::path& directory);
 /// there, before any work is done. 74 where it cannot be.
 void prepare_output_directory(const std::filesystem::path& directory);
 
+/// Removes the reports of failures of earlier runs, which must not be taken for this one's.
+void remove_failure_reports(const std::filesystem::path& directory);
+
 /// True where a complete output is there: a finished run writes its video last.
 bool has_complete_output(const std::filesystem::path& request_directory);
 

@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "core/hash.h"
+#include "core/io/file_kind.h"
 #include "core/io/json_file.h"
 #include "core/text.h"
 
@@ -242,7 +243,7 @@ const TensorEntry* WeightFiles::find(const std::string& name) const {
 }
 
 void WeightFiles::add_file(const fs::path& file) {
-  if (!fs::is_regular_file(file)) fail(ExitCode::missing_file, "{}: no such file", file.string());
+  require_file(file);
   const OpenFile in(file);
   const uint64_t file_bytes = fs::file_size(file);
   const std::string text = read_header(in, file, file_bytes);
@@ -290,7 +291,7 @@ void WeightFiles::add_shards(const fs::path& index) {
 }
 
 std::map<std::string, std::string> read_safetensors_metadata(const fs::path& file) {
-  if (!fs::is_regular_file(file)) fail(ExitCode::missing_file, "{}: no such file", file.string());
+  require_file(file);
   const Json header = parse_header(file, read_header(OpenFile(file), file, fs::file_size(file)));
   std::map<std::string, std::string> metadata;
   if (!header.contains("__metadata__")) return metadata;

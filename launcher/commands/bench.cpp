@@ -66,7 +66,7 @@ void publish(const BenchReport& report, const BenchOptions& options) {
   const Failure failure = current_failure();
   // Ranks that fail at the same moment: the first of them ends the others before they say so too.
   std::this_thread::sleep_for(std::chrono::milliseconds(200) * std::min(world.rank(), 50));
-  log::print(failure_line(failure, world.rank(), world.size(), device.str(), current_phase()) + "\n");
+  print_failure(failure_line(failure, world.rank(), world.size(), device.str(), current_phase()));
   abort_all_ranks(int(failure.code));
 }
 

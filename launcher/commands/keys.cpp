@@ -9,7 +9,7 @@ int keys_command(bool train) {
   std::string text;
   for (const KeyInfo& key : train ? train_config_keys() : config_keys()) {
     text +=
-        fmt::format("{:<34}{:<50}{:<12}{}\n", key.key,
+        fmt::format("{:<33} {:<49} {:<11} {}\n", key.key,
                     key.limits.empty() ? key.type : key.type + " " + key.limits, key.default_value, key.help);
   }
   print_output(text);

@@ -5,10 +5,12 @@
 #include "launcher/calibration.h"
 #include "launcher/commands/commands.h"
 #include "launcher/commands/output.h"
+#include "launcher/commands/run_parts.h"
 #include "launcher/devices.h"
 #include "launcher/job.h"
 #include "launcher/placement.h"
 #include "launcher/plan_world.h"
+#include "models/common/float8.h"
 #include "parallel/hardware.h"
 #include "parallel/plan_json.h"
 
@@ -53,8 +55,14 @@ std::vector<double> speeds_as_run(const RunConfig& config, const ModelFacts& fac
 int plan_command(const std::string& config, const std::vector<std::string>& overrides,
                  const PlanOptions& options) {
   PlanWorld world = plan_world(options);
-  Job job = open_job(config, overrides, /*fail_fast=*/false);  // as `run` would go on
-  if (world.source.empty()) limit_devices(job.config);
+  Job job = open_job(config, overrides, /*fail_fast=*/false);          // as `run` would go on
+  const bool here = world.source.empty() && options.device == "auto";  // as `run` alone would find it
+  if (here) {
+    settle_here(job.config);
+    if (job.config.lossy.float8_linear) require_float8(rank_device(job.config, {}));
+  } else if (world.source.empty()) {
+    limit_devices(job.config);
+  }
   if (world.source.empty() && !job.config.devices.empty()) {
     world.ranks = world.ranks_per_node = int(job.config.devices.size());
     world.source = "devices";

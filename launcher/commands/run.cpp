@@ -37,19 +37,6 @@ RunPlan plan_job(const Job& job, const RankPlace& place, int ranks) {
   return make_plan(job.config, facts, machine);
 }
 
-// What the configuration says of devices, made to fit this machine.
-void settle(RunConfig& config) {
-  const DevicesHere here = devices_here();
-  std::vector<std::string> lines{contradiction(config)};
-  for (const auto& more :
-       {skip_missing_devices(config, here), limit_devices(config), settle_places(config, here)}) {
-    lines.insert(lines.end(), more.begin(), more.end());
-  }
-  for (const std::string& line : lines) {
-    if (!line.empty()) log::warning("{}", line);
-  }
-}
-
 struct PlannedRanks {
   RankPlace place;
   RunPlan plan;
@@ -79,7 +66,7 @@ int run_alone(const RunOptions& options) {
   set_phase("validation");
   check_world_size(1);
   Job job = open_job(options.config, options.overrides, options.fail_fast);
-  settle(job.config);
+  settle_here(job.config);
   const auto [place, plan] = plan_ranks(job);
   const CommPtr self = make_self_communicator("world");
   job.found = survey_outputs(job);
@@ -87,7 +74,7 @@ int run_alone(const RunOptions& options) {
   print_plan(plan, job, 0);
 
   std::unique_ptr<Exporter> exporter = exporter_of(options);
-  stop_on_sigterm();
+  stop_on_sigterm_and_sigint();
   ModelCache models;
   Generated all;
   std::mutex mutex;

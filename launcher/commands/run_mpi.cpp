@@ -116,7 +116,7 @@ int run_rank(const RunOptions& options, MpiSession& mpi) {
         "infer.parallel and infer.max_devices have no effect here: the launcher has started {} rank{}",
         world.size(), world.size() == 1 ? "" : "s");
   }
-  stop_on_sigterm();
+  stop_on_sigterm_and_sigint();
   const Generated made = generate_together(options, job, plan, place, world, std::move(exporter));
   print_videos(made);
   // Nobody ends with a code, and has the others killed, before all is out.

@@ -26,6 +26,18 @@ int as_mpi_rank(const std::function<int(MpiSession& mpi)>& rank) {
   }
 }
 
+void settle_here(RunConfig& config) {
+  const DevicesHere here = devices_here();
+  std::vector<std::string> lines{contradiction(config)};
+  for (const auto& more :
+       {skip_missing_devices(config, here), limit_devices(config), settle_places(config, here)}) {
+    lines.insert(lines.end(), more.begin(), more.end());
+  }
+  for (const std::string& line : lines) {
+    if (!line.empty()) log::warning("{}", line);
+  }
+}
+
 void print_videos(const Generated& made) {
   std::fflush(stderr);
   for (const auto& [unit, video] : made.videos) print_output(video.string() + "\n");

@@ -10,6 +10,10 @@
 
 namespace frameshard {
 
+/// What the configuration says of devices, made to fit this machine; warns of what is changed. Throws 78
+/// where it cannot be.
+void settle_here(RunConfig& config);
+
 /// The paths of the videos on stdout, and nothing else.
 void print_videos(const Generated& made);
 /// The last line, where videos of a list failed.

@@ -81,7 +81,7 @@ int run_alone(const TrainOptions& options) {
   const PlanMachine machine = describe_machine(job.run, place, count.ranks, count.ranks, own_gpu);
   plan_of(job, machine);
   prepare_train_outputs(job);
-  stop_on_sigterm();
+  stop_on_sigterm_and_sigint();
   if (count.ranks == 1) {
     train_alone(job, place, machine, *make_self_communicator("world"));
     return 0;
@@ -123,7 +123,7 @@ int run_rank(const TrainOptions& options, MpiSession& mpi) {
   all_or_none(world, [&] {
     if (world.rank() == 0) prepare_train_outputs(job);
   });
-  stop_on_sigterm();
+  stop_on_sigterm_and_sigint();
   const JobIdentity failing{job.directory, shared_token(world), rank_device(job.run.config, place).str()};
   try {
     const Trained trained = Trainer(job, machine, place, world).run();

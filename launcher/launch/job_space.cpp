@@ -3,6 +3,8 @@
 #include <cerrno>
 #include <cstring>
 
+#include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -10,6 +12,8 @@
 
 namespace frameshard {
 namespace {
+
+namespace fs = std::filesystem;
 
 void make_private(const std::filesystem::path& directory) {
   if (mkdir(directory.c_str(), 0700) == 0) return;
@@ -22,15 +26,55 @@ void make_private(const std::filesystem::path& directory) {
   }
 }
 
+constexpr std::string_view scratch_begin = "/tmp/frameshard-", shared_begin = "/dev/shm/frameshard-";
+constexpr size_t id_length = 16;
+constexpr const char* lock_name = "lock";
+
+// The kernel lets go of a killed launcher's lock. A directory without a lock is one that is being made.
+bool is_left_over(const fs::path& scratch) {
+  const std::string name = scratch.string();
+  if (!name.starts_with(scratch_begin) || name.size() != scratch_begin.size() + id_length) return false;
+  struct stat info {};
+  if (lstat(scratch.c_str(), &info) != 0 || !S_ISDIR(info.st_mode) || info.st_uid != geteuid()) return false;
+  const int lock = open((scratch / lock_name).c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+  if (lock < 0) return false;
+  const bool free = flock(lock, LOCK_EX | LOCK_NB) == 0;
+  close(lock);
+  return free;
+}
+
+void remove_left_over() {
+  std::error_code ignored;
+  for (const auto& entry : fs::directory_iterator("/tmp", ignored)) {
+    if (!is_left_over(entry.path())) continue;
+    const std::string id = entry.path().string().substr(scratch_begin.size());
+    fs::remove_all(std::string(shared_begin) + id, ignored);
+    fs::remove_all(entry.path(), ignored);
+  }
+}
+
+// Locked before it has its name, so that nobody finds it free.
+int make_lock(const fs::path& scratch) {
+  const fs::path name = scratch / lock_name, made = fmt::format("{}.{}", name.string(), getpid());
+  const int lock = open(made.c_str(), O_CREAT | O_RDWR | O_CLOEXEC | O_NOFOLLOW, 0600);
+  if (lock < 0 || flock(lock, LOCK_SH | LOCK_NB) != 0 || std::rename(made.c_str(), name.c_str()) != 0) {
+    fail(ExitCode::io, "{} cannot be locked for this job: {}", name.string(), std::strerror(errno));
+  }
+  return lock;
+}
+
 }  // namespace
 
 JobSpace::JobSpace(const std::string& id)
-    : scratch_("/tmp/frameshard-" + id), shared_memory_("/dev/shm/frameshard-" + id) {
+    : scratch_(std::string(scratch_begin) + id), shared_memory_(std::string(shared_begin) + id) {
+  remove_left_over();
   make_private(scratch_);
   make_private(shared_memory_);
+  lock_ = make_lock(scratch_);
 }
 
 JobSpace::~JobSpace() {
+  close(lock_);
   std::error_code ignored;
   std::filesystem::remove_all(scratch_, ignored);
   std::filesystem::remove_all(shared_memory_, ignored);

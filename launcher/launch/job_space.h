@@ -10,6 +10,7 @@ class JobSpace {
  public:
   /// Makes both directories for this user alone; `id` is random, and the same on all nodes of a job. 74 where
   /// one cannot be made. Two nodes of a job may share a machine, and so a directory.
+  /// Whose launcher was killed, they stay: those of this user that nobody has any more are removed first.
   explicit JobSpace(const std::string& id);
   ~JobSpace();
   JobSpace(const JobSpace&) = delete;
@@ -22,6 +23,7 @@ class JobSpace {
 
  private:
   std::filesystem::path scratch_, shared_memory_;
+  int lock_ = -1;  // held while it is in use
 };
 
 }  // namespace frameshard

@@ -4,7 +4,6 @@
 #include <cerrno>
 #include <chrono>
 #include <csignal>
-#include <cstring>
 #include <filesystem>
 #include <fstream>
 
@@ -18,6 +17,8 @@
 #include "launcher/launch/daemons.h"
 #include "launcher/launch/job_space.h"
 #include "launcher/launch/rank_environment.h"
+#include "launcher/launch/rank_watch.h"
+#include "launcher/launch/verdict.h"
 #include "launcher/ranks.h"
 
 namespace frameshard {
@@ -46,6 +47,7 @@ class Attempt {
         number_(number),
         id_(random_text().substr(0, 16)),
         space_(id_),
+        ranks_(space_.scratch() / "ranks"),
         ready_(nodes.size(), false),
         lost_(nodes.size(), false),
         daemons_(agent_socket(), nodes, [this](size_t node, const Json& words) {
@@ -75,7 +77,16 @@ class Attempt {
     return std::all_of(ready_.begin(), ready_.end(), [](bool each) { return each; });
   }
 
+  void say_where_logs_are() const {
+    const LaunchOptions& options = settings_.options;
+    if (options.log_dir.empty()) return;
+    log::info("the ranks' output is in {}/<rank>/",
+              (std::filesystem::path(options.log_dir) / options.rdzv_id / fmt::format("attempt_{}", number_))
+                  .string());
+  }
+
   void start() {
+    say_where_logs_are();
     const auto agent = space_.scratch() / agent_name;
     std::filesystem::create_symlink(settings_.mine.executable, agent);
     MpiJob job{.nodes = {{settings_.mine.address, settings_.mine.ranks}},
@@ -86,7 +97,7 @@ class Attempt {
                .program = {settings_.mine.executable}};
     for (const JoinedNode& node : nodes_) job.nodes.push_back({node.facts.address, node.facts.ranks});
     job.program.insert(job.program.end(), settings_.mine.program.begin(), settings_.mine.program.end());
-    Environment environment = rank_environment(settings_.options, number_);
+    Environment environment = rank_environment(settings_.options, number_, ranks_.directory());
     environment.emplace_back("FRAMESHARD_AGENT_SOCKET", agent_socket().string());
     environment.emplace_back(last_line_variable, last_line_file().string());
     environment.emplace_back(ranks_met_variable, ranks_met_file().string());
@@ -108,7 +119,9 @@ class Attempt {
     for (const JoinedNode& node : nodes_)
       waiting.push_back({.fd = node.link->socket().descriptor(), .events = POLLIN, .revents = 0});
     daemons_.add_descriptors(waiting);
+    ranks_.add_descriptors(waiting);
     poll(waiting.data(), waiting.size(), 200);
+    if (const auto rank = ranks_.first_ended()) note_ended(*rank, settings_.mine.host);
     take_signals();
     hear_nodes();
     hear_agents();
@@ -128,16 +141,17 @@ class Attempt {
     }
   }
 
-  // SIGTERM and SIGUSR1 let the ranks end after the step that they are in: mpirun passes SIGUSR1 on to all at
-  // once, and at a SIGTERM would kill them one host after the other. A second signal, ^C and a closed
+  // SIGTERM, SIGUSR1 and ^C let the ranks end after the step that they are in: mpirun passes SIGUSR1 on to
+  // all at once, and at a SIGTERM would kill them one host after the other. A second signal and a closed
   // terminal do not wait.
   void stop(int signal) {
-    const bool gentle = (signal == SIGTERM || signal == SIGUSR1) && stop_signal_ == 0;
+    const bool gentle = signal != SIGHUP && stop_signal_ == 0;
     stop_signal_ = signal;
     meet_deadline_.reset();
     if (mpirun_ <= 0) return;
     if (!gentle) return end_mpirun();
-    log::info("stopping: the ranks have {:.0f} s to end in order", settings_.options.stop_grace);
+    log::info("stopping: the ranks have {:.0f} s to end in order; a second signal ends them at once",
+              settings_.options.stop_grace);
     kill(mpirun_, SIGUSR1);
     stop_deadline_ = in_seconds(settings_.options.stop_grace);
   }
@@ -219,7 +233,8 @@ class Attempt {
 
   void hear(size_t node, const Json& message) {
     if (message.value("ready", "") == id_) ready_[node] = true;
-    if (message.contains("stop")) stop(message.at("stop") == SIGTERM ? SIGTERM : SIGINT);
+    if (message.contains("stop")) stop(stop_signal_of(message.at("stop")));
+    if (message.contains("rank_ended")) note_ended(message.at("rank_ended"), nodes_[node].facts.host);
     if (message.contains("failed")) {
       const int code = message.at("failed");
       give_up(code > 0 && code < 128 ? code : int(ExitCode::unavailable),
@@ -228,6 +243,15 @@ class Attempt {
     if (message.contains("daemon_exit")) {
       daemons_.ended(node, message.value("daemon_exit", 1), message.value("killed", false));
     }
+  }
+
+  // Whatever a node sends, one of those that a launcher takes.
+  static int stop_signal_of(int signal) {
+    return signal == SIGTERM || signal == SIGHUP || signal == SIGUSR1 ? signal : SIGINT;
+  }
+  // The first one is kept: mpirun ends the others for it.
+  void note_ended(int rank, const std::string& host) {
+    if (first_ended_.empty()) first_ended_ = fmt::format("rank {} (host {})", rank, host);
   }
 
   void hear_agents() {
@@ -242,36 +266,20 @@ class Attempt {
   std::filesystem::path ranks_met_file() const { return space_.scratch() / "met"; }
   std::filesystem::path last_line_file() const { return space_.scratch() / "last-line"; }
 
-  // The first rank is one of this node.
-  int print_stop() const {
-    std::string line;
-    std::getline(std::ifstream(last_line_file()), line);
-    log::print((line.empty() ? "FAILED: stopped by a signal; the same command goes on" : line) + "\n");
-    return int(ExitCode::stopped);
-  }
-
   int result() {
     if (failure_) return *failure_;
-    const int code = status_ ? exit_code_of(*status_) : 0;
-    if (code == int(ExitCode::stopped)) return print_stop();
-    if (stop_signal_ != 0 && (code != 0 || !status_)) {
-      log::print(fmt::format("FAILED: ended by {}\n", strsignal(stop_signal_)));
-      return 128 + stop_signal_;
-    }
-    // mpirun's own word for a daemon that it cannot hear. A rank that ends before has said why.
-    if (code == 1 && !nodes_.empty() && !ranks_met()) {
-      log::print(fmt::format("FAILED: mpirun ended with 1: {}\n", not_met()));
-      return int(ExitCode::unavailable);
-    }
-    if (const auto lost = daemons_.lost(code)) {
-      log::print(fmt::format("FAILED: {}\n", *lost));
-      return int(ExitCode::unavailable);
-    }
-    // A rank that ends by itself has said why.
-    if (code > 128)
-      log::print(
-          fmt::format("FAILED: a rank was ended by signal {} ({})\n", code - 128, strsignal(code - 128)));
-    return code;
+    JobEnd end{.status = status_,
+               .stop_signal = stop_signal_,
+               .several_nodes = !nodes_.empty(),
+               .ranks_met = ranks_met(),
+               .reported = ranks_.reported(),
+               .not_met = not_met(),
+               .first_ended = first_ended_,
+               .lost_daemon = daemons_.lost(status_ ? exit_code_of(*status_) : 0)};
+    std::getline(std::ifstream(last_line_file()), end.last_line);  // the first rank is one of this node
+    const JobVerdict verdict = verdict_on(end);
+    if (!verdict.line.empty()) log::print(verdict.line + "\n");
+    return verdict.code;
   }
 
   const MasterSettings& settings_;
@@ -280,11 +288,13 @@ class Attempt {
   int number_;
   std::string id_;
   JobSpace space_;
+  RankWatch ranks_;
   std::vector<bool> ready_, lost_;
   Daemons daemons_;
   pid_t mpirun_ = -1;
   std::optional<int> status_, failure_;  // mpirun's wait status; a code that stands over it
   Deadline meet_deadline_, stop_deadline_, kill_deadline_;
+  std::string first_ended_;  // of the ranks of all nodes, as far as it is known
   Clock::time_point next_beat_ = Clock::now();
   int stop_signal_ = 0;
 };

@@ -10,6 +10,7 @@
 #include "core/log.h"
 #include "launcher/launch/job_space.h"
 #include "launcher/launch/rank_environment.h"
+#include "launcher/launch/rank_watch.h"
 
 namespace frameshard {
 namespace {
@@ -36,9 +37,14 @@ class NodeService {
 
  private:
   void step() {
-    pollfd waiting[] = {{.fd = master_.socket().descriptor(), .events = POLLIN, .revents = 0},
-                        {.fd = signals_.descriptor(), .events = POLLIN, .revents = 0}};
-    poll(waiting, 2, 200);
+    std::vector<pollfd> waiting{{.fd = master_.socket().descriptor(), .events = POLLIN, .revents = 0},
+                                {.fd = signals_.descriptor(), .events = POLLIN, .revents = 0}};
+    if (ranks_) ranks_->add_descriptors(waiting);
+    poll(waiting.data(), waiting.size(), 200);
+    if (ranks_ && !rank_ended_) {
+      rank_ended_ = ranks_->first_ended();
+      if (rank_ended_) master_.send({{"rank_ended", *rank_ended_}});
+    }
     for (const int signal : signals_.take()) {
       if (signal != SIGCHLD) pass_on(signal);
     }
@@ -106,19 +112,22 @@ class NodeService {
     attempt_ = message.at("attempt");
     master_address_ = message.at("address");
     space_.emplace(id);
+    ranks_.emplace(space_->scratch() / "ranks");
+    rank_ended_.reset();
     master_.send({{"ready", id}});
   }
 
   void start_daemon(const std::vector<std::string>& words) {
     require(space_ && daemon_ < 0, "a daemon was asked for out of turn");
-    daemon_ =
-        start_process(daemon_command(mpi_, words, master_address_), rank_environment(options_, attempt_));
+    daemon_ = start_process(daemon_command(mpi_, words, master_address_),
+                            rank_environment(options_, attempt_, ranks_->directory()));
   }
 
   void cancel() {
     end_descendants(2);
     reap();
     daemon_ = -1;
+    ranks_.reset();
     space_.reset();
   }
 
@@ -132,6 +141,8 @@ class NodeService {
   Link& master_;
   SignalPipe& signals_;
   std::optional<JobSpace> space_;
+  std::optional<RankWatch> ranks_;
+  std::optional<int> rank_ended_;
   pid_t daemon_ = -1;
   int attempt_ = 0;
   std::string master_address_;  // for MPI; --master-addr is the rendezvous's

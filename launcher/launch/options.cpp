@@ -40,7 +40,7 @@ int node_count(const std::string& text) {
   const std::string most = colon == std::string::npos ? least : text.substr(colon + 1);
   int low = 0, high = 0;
   if (!read_number(least, low) || !read_number(most, high) || low < 1 || high < low || high > 65536) {
-    fail(ExitCode::usage, "--nnodes must be a number of nodes, got \"{}\"", text);
+    fail(ExitCode::usage, "--nnodes must be a number of nodes from 1 to 65536, got \"{}\"", text);
   }
   if (low != high) {
     fail(ExitCode::usage, "--nnodes {}: a job here has a fixed number of nodes; give one number", text);
@@ -157,7 +157,7 @@ void add_launch_options(CLI::App& command, LaunchOptions& options) {
   add("rdzv-endpoint", options.rdzv_endpoint, "ADDRESS:PORT, the same as --master-addr and --master-port");
   add("rdzv-backend", options.rdzv_backend,
       "static or c10d, for torchrun's command lines; both mean node 0's launcher");
-  add("rdzv-id", options.rdzv_id, "name of the job in --log-dir")->capture_default_str();
+  add("rdzv-id", options.rdzv_id, "name of the job, a folder in --log-dir")->capture_default_str();
   add("rdzv-conf", options.rdzv_conf, "timeout=SECONDS, as --rdzv-timeout");
   command.add_flag("--standalone", options.standalone, "one node (the default)");
   add("token-file", options.token_file,
@@ -166,10 +166,10 @@ void add_launch_options(CLI::App& command, LaunchOptions& options) {
       "start the ranks again after one of them was lost, at most so often")
       ->check(CLI::Range(0, 1000))
       ->capture_default_str();
-  add("stop-grace", options.stop_grace, "seconds that ranks have to stop in order after SIGTERM")
+  add("stop-grace", options.stop_grace, "seconds that ranks have to stop in order after SIGTERM or ^C")
       ->check(real_range(0, most_seconds))
       ->capture_default_str();
-  add("log-dir", options.log_dir, "directory of the ranks' output files, with --redirects or --tee");
+  add("log-dir", options.log_dir, "directory of the ranks' output files, with --redirects or --tee (logs)");
   command
       .add_option("-r,--redirects", options.redirects,
                   "streams that go to files: 1 stdout, 2 stderr, 3 both, or 0:1,1:3 by local rank")
@@ -210,7 +210,8 @@ int count_ranks(const std::string& wanted) {
   }
   int count = 0;
   if (!read_number(wanted, count) || count < 1 || count > 65536) {
-    fail(ExitCode::usage, "--nproc-per-node must be auto, gpu, cpu or a number of ranks, got \"{}\"", wanted);
+    fail(ExitCode::usage,
+         "--nproc-per-node must be auto, gpu, cpu or a number of ranks from 1 to 65536, got \"{}\"", wanted);
   }
   return count;
 }

@@ -1,12 +1,12 @@
 #include "launcher/launch/rank_environment.h"
 
-#include <filesystem>
-
 #include <unistd.h>
+
+#include "launcher/launch/rank_watch.h"
 
 namespace frameshard {
 
-Environment rank_environment(const LaunchOptions& options, int attempt) {
+Environment rank_environment(const LaunchOptions& options, int attempt, const std::filesystem::path& ranks) {
   Environment changes;
   for (char** each = environ; *each; ++each) {
     const std::string text = *each, name = text.substr(0, text.find('='));
@@ -20,6 +20,7 @@ Environment rank_environment(const LaunchOptions& options, int attempt) {
   }
   // Each node's ranks start where its launcher was started; mpirun would take node 0's directory everywhere.
   changes.emplace_back("FRAMESHARD_DIRECTORY", std::filesystem::current_path().string());
+  changes.emplace_back(ranks_directory_variable, ranks.string());
   if (!options.log_dir.empty()) {
     const auto logs =
         std::filesystem::absolute(options.log_dir) / options.rdzv_id / fmt::format("attempt_{}", attempt);

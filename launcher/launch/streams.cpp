@@ -13,6 +13,7 @@
 
 #include "core/error.h"
 #include "launcher/launch/options.h"
+#include "launcher/launch/rank_watch.h"
 
 namespace frameshard {
 namespace {
@@ -74,6 +75,7 @@ void place_streams(const std::filesystem::path& logs) {
 void become_launched_rank() {
   if (variable("OMPI_COMM_WORLD_RANK").empty()) return;
   prctl(PR_SET_PDEATHSIG, SIGKILL);
+  sign_in(variable("OMPI_COMM_WORLD_RANK"));
   const std::string directory = variable("FRAMESHARD_DIRECTORY");
   if (!directory.empty() && chdir(directory.c_str()) != 0) {
     fail(ExitCode::missing_file, "{}: {}; the launcher of this node was started there", directory,

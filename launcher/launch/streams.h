@@ -4,8 +4,9 @@
 namespace frameshard {
 
 /// Acts on FRAMESHARD_DIRECTORY, and on FRAMESHARD_LOG_DIR with FRAMESHARD_REDIRECTS and FRAMESHARD_TEE,
-/// where `frameshard launch` set them: <log dir>/<rank>/stdout.log and stderr.log. A rank also dies with the
-/// daemon that started it. Does nothing elsewhere. Throws 74 and 66 for directories that are not there.
+/// where `frameshard launch` set them: <log dir>/<rank>/stdout.log and stderr.log. A rank also signs in
+/// (rank_watch.h), and dies with the daemon that started it. Does nothing elsewhere. Throws 74 and 66 for
+/// directories that are not there.
 void become_launched_rank();
 
 }  // namespace frameshard

@@ -154,6 +154,7 @@ std::string data_identity(const Dataset* data) {
 
 void prepare_train_outputs(const TrainJob& job) {
   prepare_output_directory(job.directory);
+  remove_failure_reports(job.directory);
   const bool complete = std::filesystem::exists(job.result());
   const std::string state = hash_of_newest_state(job);
   const bool other = !state.empty() && state != config_hash(job.config);

@@ -96,8 +96,8 @@ TrainedSizes sizes_of(const TrainConfig& config, const TrainFacts& facts) {
 int cp_size(const TrainConfig& config, int world) {
   const auto cp = int(config.parallel.cp_size.value.value_or(1));
   if (world % cp != 0) {
-    fail(ExitCode::config, "parallel.cp_size is {}, but {} ranks were started; it must divide their number",
-         cp, world);
+    fail(ExitCode::config, "parallel.cp_size is {}, but {} rank{} started; it must divide their number", cp,
+         world, world == 1 ? " was" : "s were");
   }
   return cp;
 }
@@ -142,7 +142,7 @@ void choose_memory(TrainPlan& plan, const TrainConfig& config, const TrainFacts&
   const bool recompute = config.train.recompute == "on";
   if (set(zero, recompute)) return;
   if (free_recompute && set(zero, true)) {
-    plan.reasons.push_back("blocks are recomputed: their activations do not fit beside the weights");
+    plan.reasons.emplace_back("blocks are recomputed: their activations do not fit beside the weights");
     return;
   }
   const int most = config.train.recompute == "off" || config.trains_vae() ? 2 : 3;  // zero 3 recomputes

@@ -153,7 +153,8 @@ std::string article(const std::string& word) {
   std::vector<std::string> all;
   for (const auto& kind : kinds) all.insert(all.end(), kind.begin(), kind.end());
   const std::string meant = closest_word(word, all);
-  fail(ExitCode::config, "procedural.only: {} is no colour ({}), shape ({}), motion ({}) or ground ({}){}",
+  fail(ExitCode::config,
+       "data.procedural.only: {} is no colour ({}), shape ({}), motion ({}) or ground ({}){}",
        quote_for_message(word), fmt::join(kinds[0], ", "), fmt::join(kinds[1], ", "),
        fmt::join(kinds[2], ", "), fmt::join(kinds[3], ", "),
        meant.empty() ? "" : fmt::format("; did you mean \"{}\"?", meant));

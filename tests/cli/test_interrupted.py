@@ -218,8 +218,19 @@ def test_started_with_closed_streams(closed):
     assert {"video.mp4", "latents.safetensors", "run.yaml", "metrics.jsonl"} <= assert_complete_or_absent()
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGHUP"])
-def test_launch_ended_by_a_signal(name):
+def test_a_second_interrupt_does_not_wait():
+    """The first one is answered at once, though the step that it waits for may take long."""
+    write_config(".", request={**VIDEO, "num_inference_steps": 1000})
+    process = start([PROGRAM, "run", "job.yaml"])
+    lines_until(process, process.stderr, "denoise    2/1000")
+    process.send_signal(signal.SIGINT)
+    lines_until(process, process.stderr, "stopping after this step; a second ^C ends at once")
+    process.send_signal(signal.SIGINT)
+    assert finish(process, LIMIT).code == 130
+
+
+@pytest.mark.parametrize("name, word", [("SIGINT", "stopped by a signal"), ("SIGHUP", "FAILED: ended by Hangup")])
+def test_launch_ended_by_a_signal(name, word):
     """128+n, and a last line that says so: mpirun itself would make a 1 of it."""
     write_config(".", request={**VIDEO, "num_inference_steps": 1000})
     process = start([PROGRAM, "launch", "--nproc-per-node", "2", "run", "job.yaml"])
@@ -227,5 +238,5 @@ def test_launch_ended_by_a_signal(name):
     process.send_signal(getattr(signal, name))
     rest = process.stderr.read()
     assert process.wait(30) == 128 + getattr(signal, name)
-    assert "FAILED: ended by" in rest
+    assert word in rest.splitlines()[-1], rest
     assert not Path("outputs/job/video.mp4").exists()

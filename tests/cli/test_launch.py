@@ -6,6 +6,7 @@ import re
 import select
 import shutil
 import signal
+import socket
 import subprocess
 from pathlib import Path
 
@@ -104,7 +105,7 @@ def test_a_rank_is_killed():
     when_running(process)
     os.kill(ranks_of(process)[1], signal.SIGKILL)
     result = finish(process, 60)
-    assert_fails(result, 137, "a rank was ended by signal 9 (Killed)")
+    assert_fails(result, 137, f"rank 1 (host {socket.gethostname()}) was ended by signal 9 (Killed)", "the same command goes on")
     assert_nothing_left("outputs", denoised=True)
 
 
@@ -129,20 +130,53 @@ def test_no_restart_for_mistakes():
     assert result.code == 65 and "restart" not in result.err
 
 
+def parent_of(pid):
+    with open(f"/proc/{pid}/stat") as stat:
+        return int(stat.read().rsplit(")", 1)[1].split()[1])
+
+
+def test_mpirun_is_ended():
+    """As by a batch system that signals every process: mpirun itself would only end with 1."""
+    write_config(".", request=LONG)
+    process = launch(2, "run", "job.yaml")
+    when_running(process)
+    os.kill(parent_of(ranks_of(process)[0]), signal.SIGTERM)
+    result = finish(process, 60)
+    assert result.code in (69, 75) and "FAILED" in result.err.splitlines()[-1], result.err
+
+
+def places():
+    return {path for place in ("/tmp", "/dev/shm") for path in Path(place).glob("frameshard-" + "[0-9a-f]" * 16)}
+
+
+def test_what_a_killed_launcher_left_is_removed_by_the_next_one():
+    write_config(".", request=LONG)
+    before = places()
+    process = launch(2, "run", "job.yaml")
+    when_running(process)
+    left = places() - before
+    os.kill(process.pid, signal.SIGKILL)
+    finish(process, 60)
+    assert left and any(path.exists() for path in left)
+    succeed(finish(launch(1, "run", "job.yaml", "request.num_inference_steps=1"), 60))
+    assert not [path for path in left if path.exists()]
+
+
 @pytest.mark.parametrize("killed", ["launcher", "mpirun"])
 def test_no_rank_outlives_its_launcher(killed):
     write_config(".", request=LONG)
     process = launch(2, "run", "job.yaml")
     when_running(process)
     ranks = ranks_of(process)
-    with open(f"/proc/{ranks[0]}/stat") as stat:
-        mpirun_pid = int(stat.read().rsplit(")", 1)[1].split()[1])
+    mpirun_pid = parent_of(ranks[0])
     handles = [os.pidfd_open(rank) for rank in ranks]
     os.kill(process.pid if killed == "launcher" else mpirun_pid, signal.SIGKILL)
     for handle in handles:
         assert select.select([handle], [], [], 20)[0], "a rank still runs"
         os.close(handle)
-    assert finish(process, 60).code == 137
+    result = finish(process, 60)
+    assert result.code == 137
+    assert killed == "launcher" or "FAILED: mpirun was ended by signal 9 (Killed)" in result.err, result.err
 
 
 def test_another_mpirun_first_on_the_path():
@@ -164,21 +198,23 @@ STARTS = {
     "launch": (lambda args: launch(2, *args), signal.SIGTERM),
     "mpirun": (lambda args: start(["mpirun", "-n", "2", "--oversubscribe", "--bind-to", "none", PROGRAM, *args]), signal.SIGUSR1),
     "alone": (lambda args: start([PROGRAM, *args]), signal.SIGTERM),
+    "alone ^C": (lambda args: start([PROGRAM, *args]), signal.SIGINT),
+    "launch ^C": (lambda args: launch(2, *args), signal.SIGINT),
     "threads": (lambda args: start([PROGRAM, *args, "infer.backend=threads", "infer.diffusion.cfg_size=2"]), signal.SIGUSR1),
 }
 
 
 @pytest.mark.parametrize("how", STARTS)
 def test_stopped_and_gone_on_with(how):
-    """75, and the second start takes up at the step: the same bits as without a stop."""
+    """75, after ^C 130, and the second start takes up at the step: the same bits as without a stop."""
     write_config(".", request={"num_inference_steps": 200})
-    args = ["run", "job.yaml", "infer.threads_per_rank=1", *([] if how == "alone" else SPLIT[2])]
+    args = ["run", "job.yaml", "infer.threads_per_rank=1", *([] if how.startswith("alone") else SPLIT[2])]
     starter, number = STARTS[how]
     process = starter(args)
     when_running(process)
     process.send_signal(number)
     stopped = finish(process, 60)
-    assert stopped.code == 75, stopped.err
+    assert stopped.code == (130 if number == signal.SIGINT else 75), stopped.err
     assert stopped.err.count("FAILED") == 1 and "stopped by a signal" in stopped.err
     assert not (OUTPUT / "video.mp4").exists() and list(OUTPUT.glob("resume-*.safetensors"))
 

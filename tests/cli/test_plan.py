@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 
@@ -100,7 +101,7 @@ def test_json_says_the_same():
 
 def test_several_requests():
     """Enough of them, and a network that is slow enough: replicas."""
-    write_config(".", requests=[{"seed": seed, "width": 256, "height": 256} for seed in range(8)])
+    write_config(".", requests=[{"seed": seed, "width": 160, "height": 160} for seed in range(8)])
     text = succeed(plan(["--world", "8", "--nodes", "8", "--device", "cpu", "--interconnect", "ethernet10"])).out
     assert "all 8, predicted for denoising" in text and "mesh      dp 4 x cfg 2 x cp 1" in text
     assert "why       4 replicas exchange nothing and make 8 videos in 2 rounds" in text
@@ -162,6 +163,33 @@ def test_refused(case):
 def test_variable_that_is_no_number(variable, value):
     write_config(".")
     assert_fails(plan([], {variable: value}), 64, f"{variable} is \"{value}\"", "--world")
+
+
+NO_GPU = pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="there may be a GPU")
+
+
+@NO_GPU
+def test_a_missing_device_is_left_out_as_run_does():
+    write_config(".")
+    devices = "devices=[{device: cuda:0, weight: 2}, {device: cpu}]"
+    for command in ("plan", "run"):
+        refused = run([command, "job.yaml", devices])
+        assert refused.code == 78 and "devices.0.device is cuda:0, but" in refused.err, refused.err
+        made = succeed(run([command, "job.yaml", devices, "infer.missing_devices=skip"]))
+        assert "devices.0 is left out: it is cuda:0, but" in made.err, made.err
+
+
+@NO_GPU
+@pytest.mark.parametrize("override, text", [
+    ("place.text_encoder=cuda", "place.text_encoder is cuda, but"),
+    ("lossy.float8_linear=true", "lossy.float8_linear needs a GPU"),
+])
+def test_what_run_refuses_here_is_not_planned_for_here(override, text):
+    write_config(".")
+    for words in (["plan"], ["run"]):
+        refused = run([*words, "job.yaml", override])
+        assert refused.code == 78 and text in refused.err, refused.err
+    succeed(run(["plan", "job.yaml", override, "--device", "h200"]))
 
 
 def test_more_ranks_than_heads_is_a_warning():

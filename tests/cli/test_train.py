@@ -125,7 +125,9 @@ def test_a_stop_at_the_end_of_an_epoch_loses_nothing_of_it(config):
     process = start([PROGRAM, "train", file])
     stop_after(process, 1)
     assert_fails(finish(process, 60), 75, "stopped by a signal after step 1")
+    assert list(Path("outputs/job").glob("error.rank*.json"))
     succeed(train(file, "sample.num_inference_steps=2"))
+    assert not list(Path("outputs/job").glob("error.rank*.json")), "of the start before"
     for epoch in ("epoch-0001", "epoch-0002"):
         assert Path(f"outputs/job/epochs/{epoch}/model/model_index.json").exists()
         assert Path(f"outputs/job/epochs/{epoch}/sample-1/video.mp4").exists()

@@ -187,6 +187,9 @@ TEST_CASE("files of low-rank changes that cannot be used are refused") {
   const auto missing = caught([&] { read_lora(folder / "none.safetensors", model.weights()); });
   CHECK(missing.code == ExitCode::missing_file);
   CHECK(missing.has("none.safetensors: no such file"));
+  const auto directory = caught([&] { read_lora(folder.path(), model.weights()); });
+  CHECK(directory.code == ExitCode::missing_file);
+  CHECK(directory.has("is a directory, a file is wanted"));
   refused(pair("transformer.blocks.5.attn1.to_q"),
           "none of its 2 tensors changes a layer of this model, the first: "
           "transformer.blocks.5.attn1.to_q.lora_A.weight [2, 12]; is it a LoRA, and one for this model?");

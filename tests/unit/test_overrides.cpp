@@ -82,6 +82,9 @@ TEST_CASE("elements of a list by number") {
   CHECK(config.requests[0].seed == 3);
   CHECK(config.requests[0].prompt == "a");
   CHECK(config.requests[1].prompt == "c");
+  check_refused(
+      "request.prompts.0.text=a",
+      "request.prompts is not given, so that it has no number 0; give the list: request.prompts=[...]");
   check_refused("requests.2.seed=3", "requests has 2 elements, there is no number 2 (the first is 0)",
                 with_list);
   check_refused("requests.x.seed=3", "requests is a list", with_list);

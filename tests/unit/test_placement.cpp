@@ -98,6 +98,10 @@ TEST_CASE("ranks of different types exchange in the narrower one") {
   planned.devices = {{.dtype = "bfloat16"}, {.weight = {2.0}}};
   CHECK((types_of_ranks(planned, gpu0).count == 1 && types_of_ranks(planned, gpu0).wire == at::kBFloat16));
   CHECK(types_of_ranks(planned, cpu).count == 2);
+  // A rank that computes nothing rounds nothing.
+  planned.devices[0].weight = {0.0};
+  CHECK((types_of_ranks(planned, cpu).count == 1 && types_of_ranks(planned, cpu).wire == at::kFloat));
+  CHECK(denoiser_dtype(planned, cpu, 0) == at::kFloat);
 }
 
 TEST_CASE("a part on a GPU that is not here") {

@@ -193,7 +193,7 @@ TEST_CASE("only what was asked for is drawn, one object a clip", "[training]") {
 TEST_CASE("what cannot be drawn is refused", "[training]") {
   const Failure word = failure_of([] { ShapesChoice("lime hart"); });
   CHECK(word.code == ExitCode::config);
-  CHECK_THAT(word.message, Contains("procedural.only: \"hart\" is no colour (red, green") &&
+  CHECK_THAT(word.message, Contains("data.procedural.only: \"hart\" is no colour (red, green") &&
                                Contains("hexagon") && Contains("moving left") && Contains("navy") &&
                                Contains("did you mean \"heart\"?"));
   CHECK_THAT(failure_of([] { ShapesChoice("moving"); }).message, Contains("\"moving\" is no colour"));

@@ -1,0 +1,83 @@
+#include "launcher/launch/rank_watch.h"
+
+#include <cstdlib>
+#include <fstream>
+
+#include <sys/syscall.h>
+#include <unistd.h>
+
+namespace frameshard {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* reported_name = "reported";
+
+std::optional<fs::path> directory_of_ranks() {
+  const char* directory = std::getenv(ranks_directory_variable);
+  return directory && *directory ? std::optional<fs::path>(directory) : std::nullopt;
+}
+
+// Not in glibc before 2.36. It cannot refer to another process that gets the same number later.
+int open_process(pid_t pid) {
+  return int(syscall(SYS_pidfd_open, pid, 0));
+}
+
+bool is_number(const std::string& name) {
+  return !name.empty() && name.size() < 9 && name.find_first_not_of("0123456789") == std::string::npos;
+}
+
+}  // namespace
+
+void sign_in(const std::string& rank) {
+  const auto directory = directory_of_ranks();
+  if (!directory) return;
+  // Under its final name when it is complete.
+  const fs::path file = *directory / rank, written = file.string() + ".tmp";
+  std::error_code ignored;
+  std::ofstream(written) << getpid() << std::flush;
+  fs::rename(written, file, ignored);
+}
+
+void note_reported() {
+  if (const auto directory = directory_of_ranks()) std::ofstream(*directory / reported_name);
+}
+
+RankWatch::RankWatch(fs::path directory) : directory_(std::move(directory)) {
+  std::error_code ignored;  // without it the first rank that ended is not known
+  fs::create_directory(directory_, ignored);
+}
+
+RankWatch::~RankWatch() {
+  for (const auto& [rank, descriptor] : descriptors_) close(descriptor);
+}
+
+void RankWatch::add_descriptors(std::vector<pollfd>& waiting) const {
+  if (first_ended_) return;
+  for (const auto& [rank, descriptor] : descriptors_)
+    waiting.push_back({.fd = descriptor, .events = POLLIN, .revents = 0});
+}
+
+std::optional<int> RankWatch::first_ended() {
+  if (first_ended_) return first_ended_;
+  std::error_code ignored;
+  for (const auto& entry : fs::directory_iterator(directory_, ignored)) {
+    const std::string name = entry.path().filename();
+    if (!is_number(name) || descriptors_.contains(std::stoi(name))) continue;
+    pid_t pid = 0;
+    std::ifstream(entry.path()) >> pid;
+    const int descriptor = pid > 0 ? open_process(pid) : -1;
+    if (descriptor >= 0) descriptors_[std::stoi(name)] = descriptor;
+  }
+  for (const auto& [rank, descriptor] : descriptors_) {
+    pollfd ended{.fd = descriptor, .events = POLLIN, .revents = 0};
+    if (poll(&ended, 1, 0) == 1) return first_ended_ = rank;
+  }
+  return {};
+}
+
+bool RankWatch::reported() const {
+  return fs::exists(directory_ / reported_name);
+}
+
+}  // namespace frameshard

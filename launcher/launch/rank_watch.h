@@ -1,0 +1,45 @@
+// The ranks of one node, as their launcher sees them: which one has ended first. mpirun, whose children they
+// are, only says with what code.
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <vector>
+
+#include <poll.h>
+
+namespace frameshard {
+
+/// The variable that names the directory in which the ranks of a node sign in.
+inline constexpr const char* ranks_directory_variable = "FRAMESHARD_RANKS";
+
+/// Called by a rank, at its start: its file in that directory, <rank>, holds its process id. Does nothing
+/// where the variable is not set.
+void sign_in(const std::string& rank);
+/// Called by a rank that has said why it fails: a launcher need not guess then.
+void note_reported();
+
+class RankWatch {
+ public:
+  /// Makes the directory.
+  explicit RankWatch(std::filesystem::path directory);
+  ~RankWatch();
+  RankWatch(const RankWatch&) = delete;
+  RankWatch& operator=(const RankWatch&) = delete;
+
+  const std::filesystem::path& directory() const { return directory_; }
+  /// What becomes readable when one of them ends.
+  void add_descriptors(std::vector<pollfd>& waiting) const;
+  /// Looks for ranks that have come, and for the first one that has ended.
+  std::optional<int> first_ended();
+  /// Whether one has said why it failed.
+  bool reported() const;
+
+ private:
+  std::filesystem::path directory_;
+  std::map<int, int> descriptors_;  // by rank, of its process
+  std::optional<int> first_ended_;
+};
+
+}  // namespace frameshard
