@@ -1,9 +1,9 @@
-// The configuration of a run. Each struct's field list is the one place that names its keys, limits and help.
+// The configuration of a run. Each struct's field list is the one place that names its keys, limits and help;
+// the larger parts have files of their own.
 #pragma once
 
 #include <cstdint>
 #include <filesystem>
-#include <limits>
 #include <map>
 #include <optional>
 #include <span>
@@ -14,6 +14,8 @@
 
 #include "core/error.h"
 #include "core/field_rules.h"
+#include "core/infer_config.h"
+#include "core/request_config.h"
 
 namespace frameshard {
 
@@ -32,217 +34,6 @@ struct ModelConfig {
     visit("dtype", self.dtype, "of the denoiser and text encoder; auto: float32 on a CPU, bfloat16 on CUDA",
           dtypes);
     visit("vae_dtype", self.vae_dtype, "of the VAE", dtypes);
-  }
-};
-
-/// One of `prompts:`.
-struct PromptConfig {
-  std::string text;
-  double weight = 1;
-  std::optional<std::string> mask;
-
-  bool operator==(const PromptConfig&) const = default;
-
-  template <class Visitor, class Self>
-  static void fields(Visitor& visit, Self& self) {
-    visit("text", self.text, "what the video shows, or its part under the mask", required());
-    visit("weight", self.weight, "its part of the prediction, in a unit that all share",
-          in_range(0.0, 1e6).excluding_low());
-    visit("mask", self.mask,
-          "a picture of any size: white where the prompt counts, black where it does not; null: everywhere",
-          non_empty());
-  }
-};
-
-/// `context:` how a video longer than the model's length is denoised. In frames of the video.
-struct ContextConfig {
-  int64_t window = 81;
-  int64_t overlap = 16;
-
-  bool operator==(const ContextConfig&) const = default;
-
-  template <class Visitor, class Self>
-  static void fields(Visitor& visit, Self& self) {
-    visit("window", self.window, "frames that the model sees at once",
-          in_range(1, 4097).one_plus_multiple_of(4));
-    visit("overlap", self.overlap, "frames that neighbouring windows share, at least; blended",
-          in_range(0, 4096).multiple_of(4));
-  }
-};
-
-/// `request:` one video, or one batch of the same shape.
-struct RequestConfig {
-  std::string id;
-  std::string prompt;
-  std::vector<PromptConfig> prompts;
-  std::string negative_prompt;
-  int64_t width = 832;
-  int64_t height = 480;
-  int64_t num_frames = 81;
-  int64_t num_inference_steps = 50;
-  double guidance_scale = 5.0;
-  int64_t seed = 0;
-  int64_t max_sequence_length = 512;
-  int64_t batch_size = 1;
-  std::optional<ContextConfig> context;
-  std::optional<std::string> latents;
-
-  /// Guidance needs a second pass of the denoiser for the negative prompt.
-  bool uses_guidance() const { return guidance_scale > 1.0; }
-  /// Its prompts: `prompts`, or `prompt` alone.
-  std::vector<PromptConfig> all_prompts() const;
-  /// Texts that a step's prediction is made from: the prompts, and with guidance the negative one.
-  int64_t conditionings() const;
-  bool operator==(const RequestConfig&) const = default;
-
-  template <class Visitor, class Self>
-  static void fields(Visitor& visit, Self& self) {
-    visit("id", self.id, "name of its output directory in a list; empty: a 4-digit number",
-          directory_name(100, {"results.jsonl", "queue.json"}));
-    visit("prompt", self.prompt, "what the video shows", required_unless("prompts"));
-    visit("prompts", self.prompts, "several, each with a weight and a mask, in the place of prompt");
-    visit("negative_prompt", self.negative_prompt, "what guidance leads away from");
-    visit("width", self.width, "pixels", in_range(16, 8192).multiple_of(16));
-    visit("height", self.height, "pixels", in_range(16, 8192).multiple_of(16));
-    visit("num_frames", self.num_frames, "frames", in_range(1, 4097).one_plus_multiple_of(4));
-    visit("num_inference_steps", self.num_inference_steps, "denoising steps", in_range(1, 1000));
-    visit("guidance_scale", self.guidance_scale, "strength of the prompt; 1 or less turns guidance off",
-          in_range(0.0, 100.0));
-    visit("seed", self.seed, "of the initial noise", in_range(0, std::numeric_limits<int64_t>::max()));
-    visit("max_sequence_length", self.max_sequence_length, "tokens of the prompt", in_range(2, 4096));
-    visit("batch_size", self.batch_size, "videos; video i uses seed + i", in_range(1, 1024));
-    visit("context", self.context, "overlapping windows, for videos longer than the model's length");
-    visit("latents", self.latents, "initial noise from a .safetensors file, key \"latents\"", non_empty());
-  }
-};
-
-/// `infer.diffusion:` how many ways the work is split; cfg_size * cp_size * dp_size = ranks.
-struct DiffusionConfig {
-  AutoOr<int64_t> cp_size;
-  AutoOr<int64_t> cfg_size;
-  AutoOr<int64_t> dp_size;
-
-  bool operator==(const DiffusionConfig&) const = default;
-
-  template <class Visitor, class Self>
-  static void fields(Visitor& visit, Self& self) {
-    visit("cp_size", self.cp_size, "ranks that share the tokens of one sample", in_range(1, 65536));
-    visit("cfg_size", self.cfg_size,
-          "ranks, or groups of them, that share the passes of a step: both of guidance, and those of several "
-          "prompts and windows",
-          in_range(1, 65536));
-    visit("dp_size", self.dp_size, "groups of ranks with samples of their own", in_range(1, 65536));
-  }
-};
-
-/// `infer.attention:` how context parallelism is made up; ulysses_size * ring_size = cp_size.
-struct AttentionConfig {
-  AutoOr<int64_t> ulysses_size;
-  AutoOr<int64_t> ring_size;
-
-  bool operator==(const AttentionConfig&) const = default;
-
-  template <class Visitor, class Self>
-  static void fields(Visitor& visit, Self& self) {
-    visit("ulysses_size", self.ulysses_size, "ranks that exchange tokens for heads", in_range(1, 65536));
-    visit("ring_size", self.ring_size, "ranks that pass keys and values around", in_range(1, 65536));
-  }
-};
-
-/// `infer:` where and how it runs.
-struct InferConfig {
-  DiffusionConfig diffusion;
-  AttentionConfig attention;
-  std::string backend = "auto";
-  std::string device = "auto";
-  std::string parallel = "auto";
-  std::optional<int64_t> max_devices;
-  std::string missing_devices = "error";
-  int64_t low_memory = 0;
-  bool rebalance = true;
-  AutoOr<int64_t> threads_per_rank;
-  AutoOr<int64_t> vae_parallel_size;
-  bool pin_threads = true;
-  bool share_weights = true;
-  std::string overlap_exchange = "auto";
-  std::string cuda_graph = "auto";
-
-  bool operator==(const InferConfig&) const = default;
-
-  template <class Visitor, class Self>
-  static void fields(Visitor& visit, Self& self) {
-    visit("diffusion", self.diffusion, "how many ways the work is split");
-    visit("attention", self.attention, "how context parallelism is made up");
-    visit("backend", self.backend, "what carries tensors between ranks",
-          one_of({"auto", "nccl", "mpi", "threads"}));
-    visit("device", self.device, "what computes", one_of({"auto", "cpu", "cuda"}));
-    visit("parallel", self.parallel, "off: one device, where frameshard run starts the ranks itself",
-          one_of({"auto", "off"}));
-    visit("max_devices", self.max_devices, "devices that frameshard run starts ranks for; null: all",
-          in_range(1, 1024));
-    visit("missing_devices", self.missing_devices,
-          "skip: go on without entries of devices that are not here, with a warning",
-          one_of({"error", "skip"}));
-    visit(
-        "low_memory", self.low_memory,
-        "1: each part's weights are on its device only while they are used; 2: and read again from the files",
-        in_range(0, 2));
-    visit("rebalance", self.rebalance,
-          "where a weight of devices is auto: new shares when the measured speeds have drifted by 5 %");
-    visit("threads_per_rank", self.threads_per_rank,
-          "CPU threads; auto: OMP_NUM_THREADS, else allowed cores / ranks of this host", in_range(1, 1024));
-    visit("vae_parallel_size", self.vae_parallel_size,
-          "ranks that decode a video together, a band of the picture each; auto: one a GPU, or one a host",
-          in_range(1, 65536));
-    visit("pin_threads", self.pin_threads,
-          "processes that share a host keep to the cores of one NUMA node each, their GPU's");
-    visit("share_weights", self.share_weights,
-          "ranks of a host read each weight once, and hold one copy of it where CPUs compute");
-    visit("overlap_exchange", self.overlap_exchange,
-          "attention over some heads while others are exchanged; auto: on GPUs where there is enough to do",
-          one_of({"auto", "on", "off"}));
-    visit("cuda_graph", self.cuda_graph,
-          "the denoiser's launches recorded once and replayed; auto: on a GPU that has few tokens",
-          one_of({"auto", "on", "off"}));
-  }
-};
-
-/// One of `devices:`; one a rank.
-struct DeviceConfig {
-  std::string device = "auto";
-  AutoOr<double> weight{1.0};
-  std::string dtype = "auto";
-
-  bool operator==(const DeviceConfig&) const = default;
-
-  template <class Visitor, class Self>
-  static void fields(Visitor& visit, Self& self) {
-    visit("device", self.device, "what computes on this rank; auto: what infer.device says", device_word());
-    visit("weight", self.weight,
-          "its speed, in a unit that all share: its part of the tokens and heads; 0: none of them; auto (for "
-          "all): measured",
-          in_range(0.0, 1e9));
-    visit(
-        "dtype", self.dtype,
-        "of the denoiser on this rank; auto: what model.dtype says. Where ranks differ they exchange in the "
-        "narrower type",
-        one_of({"auto", "float32", "bfloat16", "float16"}));
-  }
-};
-
-/// `place:` what is loaded where.
-struct PlaceConfig {
-  std::vector<std::string> denoiser;
-  std::string text_encoder = "default";
-  std::string vae = "default";
-
-  bool operator==(const PlaceConfig&) const = default;
-
-  template <class Visitor, class Self>
-  static void fields(Visitor& visit, Self& self) {
-    visit("denoiser", self.denoiser, "its devices, one a rank: a short form of devices", place_word());
-    visit("text_encoder", self.text_encoder, "default: the rank's device", place_word());
-    visit("vae", self.vae, "default: the rank's device", place_word());
   }
 };
 

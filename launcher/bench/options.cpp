@@ -48,6 +48,11 @@ void add_bench_options(CLI::App& command, BenchOptions& options) {
       ->check(CLI::IsMember({"auto", "float32", "bfloat16", "float16"}))
       ->capture_default_str();
   command
+      .add_option("--ring", options.ring,
+                  "ranks of a cp group that keys and values go round, where that divides it "
+                  "(infer.attention.ring_size); left out: as it is planned")
+      ->check(CLI::Range(1, 65536));
+  command
       .add_option("--overlap", options.overlap,
                   "auto, on, off: attention over some heads while others are exchanged "
                   "(infer.overlap_exchange)")
@@ -64,6 +69,7 @@ void add_bench_options(CLI::App& command, BenchOptions& options) {
                   "time and error of a whole denoising (20 steps) with these options against one without")
       ->allow_extra_args(false)
       ->excludes("--meshes")
+      ->excludes("--ring")
       ->excludes("--overlap")
       ->excludes("--cuda-graph");
   command.add_option("--json", options.json,
@@ -74,10 +80,12 @@ void add_bench_options(CLI::App& command, BenchOptions& options) {
 
 std::string options_text(const BenchOptions& options) {
   return fmt::format(
-      "--model {} --size {} --meshes {} --steps {} --warmup {} --threads {} --dtype {} --overlap {} "
+      "--model {} --size {} --meshes {} --steps {} --warmup {} --threads {} --dtype {} --ring {} --overlap "
+      "{} "
       "--cuda-graph {}",
       options.model, options.size, options.meshes, options.steps.value_or(0), options.warmup,
-      options.threads.value_or(0), options.dtype, options.overlap, options.cuda_graph);
+      options.threads.value_or(0), options.dtype, options.ring.value_or(0), options.overlap,
+      options.cuda_graph);
 }
 
 std::string VideoSize::text() const {

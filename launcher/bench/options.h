@@ -19,6 +19,7 @@ struct BenchOptions {
   int warmup = 2;              ///< steps before them
   std::optional<int> threads;  ///< a rank; left out: OMP_NUM_THREADS, else 1
   std::string dtype = "auto";
+  std::optional<int> ring;           ///< infer.attention.ring_size; left out: what the plan chooses
   std::string overlap = "auto";      ///< infer.overlap_exchange
   std::string cuda_graph = "auto";   ///< infer.cuda_graph
   std::string json, plot;            ///< files; empty: none

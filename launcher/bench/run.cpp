@@ -9,9 +9,9 @@
 #include "core/phase.h"
 #include "core/progress.h"
 #include "core/rng.h"
+#include "core/tensor_memory.h"
 #include "launcher/bench/machine.h"
 #include "launcher/bench/measure.h"
-#include "core/tensor_memory.h"
 #include "launcher/doctor/versions_check.h"
 #include "parallel/comm/self.h"
 

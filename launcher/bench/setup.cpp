@@ -56,6 +56,7 @@ RequestConfig BenchSetup::request_of(const BenchCase& what) const {
 BenchSetup open_bench(const BenchOptions& options, int ranks) {
   BenchSetup setup{.warmup = options.warmup,
                    .threads = options.threads.value_or(omp_threads(1)),
+                   .ring = options.ring,
                    .overlap = parse_overlap(options.overlap),
                    .cuda_graph = options.cuda_graph};
   std::optional<VideoSize> size;
@@ -85,6 +86,7 @@ RunPlan plan_case(const BenchSetup& setup, const BenchCase& what, PlanMachine de
   config.infer.diffusion.dp_size.value = what.mesh.dp;
   config.infer.diffusion.cfg_size.value = what.mesh.cfg;
   config.infer.diffusion.cp_size.value = what.mesh.cp;
+  if (setup.ring && what.mesh.cp % *setup.ring == 0) config.infer.attention.ring_size.value = *setup.ring;
   devices.world = what.mesh.ranks();
   return make_plan(config, setup.facts, devices);
 }

@@ -23,6 +23,7 @@ struct BenchSetup {
   RequestConfig request;  ///< the video; its steps are those of the warm-up and the timed ones
   int64_t tokens = 0;
   int warmup = 0, threads = 1;
+  std::optional<int> ring;
   ExchangeOverlap overlap = ExchangeOverlap::automatic;
   std::string cuda_graph = "auto";
   std::vector<BenchCase> cases;  ///< in the order of the report

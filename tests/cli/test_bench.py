@@ -73,6 +73,13 @@ def test_exchanges_in_chunks_move_the_same_bytes():
     assert sent[0] == sent[1] > 0
 
 
+def test_a_ring_where_it_divides():
+    succeed(run([*SMALL, "--meshes", "cp2,cfg2", "--ring", "2", "--json", "bench.json"], ranks=2))
+    cases = check_consistent(json.loads(Path("bench.json").read_text()), steps=1)
+    rings = {mesh: case["ring_size"] for (mesh, _), case in cases.items()}
+    assert rings == {"single": 1, "cp2": 2, "cfg2": 1}
+
+
 def test_random_weights_and_more_ranks_than_a_mesh_has():
     """No files at all; ranks that have no part in a mesh wait, and more ranks than cores are told."""
     args = ["bench", "--model", "wan-middle", "--size", "32x32x1", "--steps", "2", "--warmup", "1",
