@@ -153,8 +153,7 @@ int report(const Failure& failure) {
 int ended(int code) {
   if (code == int(ExitCode::stopped) && interrupted() && !launcher_environment().launched) {
     std::fflush(nullptr);
-    std::signal(SIGINT, SIG_DFL);
-    std::raise(SIGINT);
+    end_by_signal(SIGINT);
   }
   return code;
 }

@@ -73,9 +73,12 @@ std::string memory_text(const RankCosts& costs, const PlanMachine& machine) {
                             : machine.device == "cpu"
                                 ? ", the node has " + format_bytes(double(machine.memory_bytes))
                                 : " of " + format_bytes(double(machine.memory_bytes));
-  return fmt::format("{} a rank{} (text {}, denoise {}, decode {})", format_bytes(double(costs.peak_bytes)),
+  const int64_t program =
+      costs.peak_bytes - std::max({costs.text_bytes, costs.denoise_bytes, costs.decode_bytes});
+  return fmt::format("{} a rank{} (text {}, denoise {}, decode {}{})", format_bytes(double(costs.peak_bytes)),
                      limit, format_bytes(double(costs.text_bytes)), format_bytes(double(costs.denoise_bytes)),
-                     format_bytes(double(costs.decode_bytes)));
+                     format_bytes(double(costs.decode_bytes)),
+                     program > 0 ? fmt::format("; the program {}", format_bytes(double(program))) : "");
 }
 
 std::string time_text(const RunPlan& plan) {
@@ -110,10 +113,11 @@ std::string describe(const RunPlan& plan, const ModelFacts& model) {
                            plan.mesh.cfg, plan.mesh.cp, plan.attention.ulysses, plan.attention.ring));
   line("groups", groups_text(plan.mesh));
   if (!m.speeds.empty()) line("speeds", speeds_text(m.speeds));
-  line("backend", plan.mesh.ranks() == 1
-                      ? fmt::format("none needed, {} threads", m.threads_per_rank)
-                      : fmt::format("{}, {} thread{} a rank", m.backend, m.threads_per_rank,
-                                    m.threads_per_rank == 1 ? "" : "s"));
+  line("backend",
+       plan.mesh.ranks() == 1
+           ? fmt::format("none needed, {} thread{}", m.threads_per_rank, m.threads_per_rank == 1 ? "" : "s")
+           : fmt::format("{}, {} thread{} a rank", m.backend, m.threads_per_rank,
+                         m.threads_per_rank == 1 ? "" : "s"));
   if (!m.wire.empty()) line("exchange", fmt::format("in {}: ranks compute in different types", m.wire));
   line("video",
        fmt::format("{}x{}, {} frames, {} steps, guidance {}", plan.largest.width, plan.largest.height,

@@ -82,7 +82,7 @@ void exchange(Communicator& world, const Hosts& hosts, const RankPlace& place, c
               Progress& progress) {
   if (world.size() == 1) {
     const auto alone =
-        note("exchange", "one rank alone; mpirun -n 4 frameshard doctor measures it", Scope::job);
+        note("exchange", "one rank alone; frameshard launch --nproc-per-node 4 doctor measures it", Scope::job);
     return show({{alone, 0, hosts.names.front()}}, world, progress);
   }
   ExchangeReport report;

@@ -103,7 +103,7 @@ int launch_as_master(const LaunchOptions& options, const std::optional<Job>& job
                      SignalPipe& signals) {
   const NodeFacts mine = describe_node(options, mpi);
   if (options.nodes == 1 && job) check_plan(*job, mine.ranks, mine.ranks);
-  if (options.nodes > 1) check_master_address(options.master_addr);
+  if (options.nodes > 1) listen_on(options.master_addr, options.master_port);  // closed again
   // Before the others come: it may look at many videos of an earlier run.
   if (job) prepare_outputs(*job);
   std::vector<JoinedNode> nodes;

@@ -2,6 +2,7 @@
 #include "core/device.h"
 #include "core/error.h"
 #include "core/host.h"
+#include "core/log.h"
 #include "launcher/calibration.h"
 #include "launcher/commands/commands.h"
 #include "launcher/commands/output.h"
@@ -10,7 +11,6 @@
 #include "launcher/job.h"
 #include "launcher/placement.h"
 #include "launcher/plan_world.h"
-#include "models/common/float8.h"
 #include "parallel/hardware.h"
 #include "parallel/plan_json.h"
 
@@ -24,22 +24,37 @@ int64_t memory_of(const DeviceKind& kind) {
   return cuda() ? total_memory(at::Device(at::kCUDA, 0)) : 0;
 }
 
+void set_interconnect(PlanMachine& machine, const PlanOptions& options) {
+  machine.interconnect = options.interconnect;
+  if (!options.interconnect.empty() && interconnect(options.interconnect).rate == 0 && machine.nodes() > 1) {
+    fail(ExitCode::usage, "--interconnect none joins no nodes, and {} were asked for; known are {}",
+         machine.nodes(), interconnect_names());
+  }
+}
+
 PlanMachine planned_machine(const RunConfig& config, const PlanOptions& options, const PlanWorld& world) {
   const InferConfig& infer = config.infer;
   const DeviceKind& kind = device_kind(options.device == "auto" ? device_type(config) : options.device);
   PlanMachine machine{.world = world.ranks, .ranks_per_node = world.ranks_per_node};
   machine.speeds = rank_speeds(config, world.ranks);
   machine.device = kind.type, machine.hardware = kind.name, machine.memory_bytes = memory_of(kind);
-  machine.interconnect = options.interconnect;
-  if (!options.interconnect.empty() && interconnect(options.interconnect).rate == 0 && machine.nodes() > 1) {
-    fail(ExitCode::usage, "--interconnect none joins no nodes, and {} were asked for; known are {}",
-         machine.nodes(), interconnect_names());
-  }
+  set_interconnect(machine, options);
   machine.backend = infer.backend != "auto" ? infer.backend : machine.device == "cuda" ? "nccl" : "mpi";
   machine.shared_weights =
       machine.world > 1 && machine.device == "cpu" && (machine.backend == "threads" || infer.share_weights);
   machine.threads_per_rank = int(infer.threads_per_rank.value.value_or(1));
   describe_places(machine, config);
+  return machine;
+}
+
+// As `run` alone would be planned here, whose ranks are threads of one process; says so in `world`.
+PlanMachine machine_here(const Job& job, const PlanOptions& options, const RankCount& count,
+                         PlanWorld& world) {
+  if (count.ranks != world.ranks) world = {count.ranks, count.ranks, "the devices that are here"};
+  const RankPlace place{.local_size = count.ranks, .cores = std::max(1, allowed_cores() / count.ranks)};
+  const bool own_gpu = cuda() && count.ranks <= cuda()->device_count();
+  PlanMachine machine = describe_machine(job, place, count.ranks, count.ranks, own_gpu);
+  set_interconnect(machine, options);
   return machine;
 }
 
@@ -59,7 +74,6 @@ int plan_command(const std::string& config, const std::vector<std::string>& over
   const bool here = world.source.empty() && options.device == "auto";  // as `run` alone would find it
   if (here) {
     settle_here(job.config);
-    if (job.config.lossy.float8_linear) require_float8(rank_device(job.config, {}));
   } else if (world.source.empty()) {
     limit_devices(job.config);
   }
@@ -67,12 +81,17 @@ int plan_command(const std::string& config, const std::vector<std::string>& over
     world.ranks = world.ranks_per_node = int(job.config.devices.size());
     world.source = "devices";
   }
-  PlanMachine machine = planned_machine(job.config, options, world);
+  const RankCount count = here ? ranks_alone(job.config, devices_here(), local_device_count()) : RankCount{};
+  PlanMachine machine =
+      here ? machine_here(job, options, count, world) : planned_machine(job.config, options, world);
   const ModelFacts facts = model_facts(job, machine.device);
   if (measures_speeds(job.config) && options.device == "auto") {
     machine.speeds = speeds_as_run(job.config, facts, machine);
   }
   const RunPlan plan = make_plan(job.config, facts, machine);
+  const std::string too_small =
+      too_small_to_gain(count, plan.predicted.total_seconds, plan.predicted.speedup);
+  if (!too_small.empty()) log::warning("{}", too_small);
   const MeshChoices choices = rank_meshes(job.config, facts, machine);
   if (options.json) {
     Json json = plan_json(plan, choices, facts);

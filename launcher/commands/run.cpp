@@ -102,8 +102,8 @@ int run_alone(const RunOptions& options) {
 }  // namespace
 
 int run_command(const RunOptions& options) {
-  cuda();  // loaded before the first tensor is made (core/cuda_module.h)
-  stop_on_sigusr1();
+  stop_on_sigusr1();  // before there are threads
+  cuda();             // loaded before the first tensor is made (core/cuda_module.h)
   return launcher_environment().launched ? run_under_mpi(options) : run_alone(options);
 }
 

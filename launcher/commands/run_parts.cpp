@@ -2,6 +2,8 @@
 
 #include <cstdio>
 
+#include <unistd.h>
+
 #include "core/device.h"
 #include "core/host.h"
 #include "core/log.h"
@@ -55,6 +57,14 @@ void print_plan(const RunPlan& plan, const Job& job, int rank) {
     const bool on_gpu = device_type_of(job.config, size_t(entry), plan.machine.device) == "cuda";
     const at::Device device(on_gpu ? at::kCUDA : at::kCPU);
     if (warn_of_slow_dtype(denoiser_dtype(job.config, device, entry), device)) break;
+  }
+  // All of the host's, whichever of them mpirun has left to this rank.
+  const int64_t cores = sysconf(_SC_NPROCESSORS_ONLN);
+  const int64_t wanted = int64_t(plan.machine.node_ranks()) * plan.machine.threads_per_rank;
+  if (plan.machine.device == "cpu" && wanted > cores) {
+    log::warning(
+        "{} threads of the ranks share {} core{}: the predicted times are of a core each; start fewer",
+        wanted, cores, cores == 1 ? "" : "s");
   }
   for (const std::string& note : placement_notes(job.config)) log::warning("{}", note);
   for (const std::string& note : job.lora.notes) log::info("{}", note);

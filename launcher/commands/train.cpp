@@ -143,9 +143,9 @@ int run_rank(const TrainOptions& options, MpiSession& mpi) {
 
 int train_command(const TrainOptions& options) {
   if (options.plan) return print_train_plan(options);
-  cuda();  // loaded before the first tensor is made (core/cuda_module.h)
+  stop_on_sigusr1();  // before there are threads
+  cuda();             // loaded before the first tensor is made (core/cuda_module.h)
   count_cpu_tensors();
-  stop_on_sigusr1();
   if (!launcher_environment().launched) return run_alone(options);
   return as_mpi_rank([&](MpiSession& mpi) { return run_rank(options, mpi); });
 }

@@ -121,7 +121,7 @@ class Attempt {
     daemons_.add_descriptors(waiting);
     ranks_.add_descriptors(waiting);
     poll(waiting.data(), waiting.size(), 200);
-    if (const auto rank = ranks_.first_ended()) note_ended(*rank, settings_.mine.host);
+    note_ended(ranks_.first_ended());
     take_signals();
     hear_nodes();
     hear_agents();
@@ -234,7 +234,7 @@ class Attempt {
   void hear(size_t node, const Json& message) {
     if (message.value("ready", "") == id_) ready_[node] = true;
     if (message.contains("stop")) stop(stop_signal_of(message.at("stop")));
-    if (message.contains("rank_ended")) note_ended(message.at("rank_ended"), nodes_[node].facts.host);
+    if (message.contains("rank_ended")) note_ended(message.at("rank_ended"));
     if (message.contains("failed")) {
       const int code = message.at("failed");
       give_up(code > 0 && code < 128 ? code : int(ExitCode::unavailable),
@@ -250,8 +250,8 @@ class Attempt {
     return signal == SIGTERM || signal == SIGHUP || signal == SIGUSR1 ? signal : SIGINT;
   }
   // The first one is kept: mpirun ends the others for it.
-  void note_ended(int rank, const std::string& host) {
-    if (first_ended_.empty()) first_ended_ = fmt::format("rank {} (host {})", rank, host);
+  void note_ended(const std::string& rank) {
+    if (first_ended_.empty()) first_ended_ = rank;
   }
 
   void hear_agents() {

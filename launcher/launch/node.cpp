@@ -41,9 +41,9 @@ class NodeService {
                                 {.fd = signals_.descriptor(), .events = POLLIN, .revents = 0}};
     if (ranks_) ranks_->add_descriptors(waiting);
     poll(waiting.data(), waiting.size(), 200);
-    if (ranks_ && !rank_ended_) {
+    if (ranks_ && rank_ended_.empty()) {
       rank_ended_ = ranks_->first_ended();
-      if (rank_ended_) master_.send({{"rank_ended", *rank_ended_}});
+      if (!rank_ended_.empty()) master_.send({{"rank_ended", rank_ended_}});
     }
     for (const int signal : signals_.take()) {
       if (signal != SIGCHLD) pass_on(signal);
@@ -113,7 +113,7 @@ class NodeService {
     master_address_ = message.at("address");
     space_.emplace(id);
     ranks_.emplace(space_->scratch() / "ranks");
-    rank_ended_.reset();
+    rank_ended_.clear();
     master_.send({{"ready", id}});
   }
 
@@ -142,7 +142,7 @@ class NodeService {
   SignalPipe& signals_;
   std::optional<JobSpace> space_;
   std::optional<RankWatch> ranks_;
-  std::optional<int> rank_ended_;
+  std::string rank_ended_;
   pid_t daemon_ = -1;
   int attempt_ = 0;
   std::string master_address_;  // for MPI; --master-addr is the rendezvous's

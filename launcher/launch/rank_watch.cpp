@@ -2,9 +2,13 @@
 
 #include <cstdlib>
 #include <fstream>
+#include <optional>
 
+#include <fmt/format.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+
+#include "core/host.h"
 
 namespace frameshard {
 namespace {
@@ -35,7 +39,7 @@ void sign_in(const std::string& rank) {
   // Under its final name when it is complete.
   const fs::path file = *directory / rank, written = file.string() + ".tmp";
   std::error_code ignored;
-  std::ofstream(written) << getpid() << std::flush;
+  std::ofstream(written) << getpid() << " " << host_name() << std::flush;
   fs::rename(written, file, ignored);
 }
 
@@ -49,31 +53,38 @@ RankWatch::RankWatch(fs::path directory) : directory_(std::move(directory)) {
 }
 
 RankWatch::~RankWatch() {
-  for (const auto& [rank, descriptor] : descriptors_) close(descriptor);
+  for (const auto& [rank, descriptor] : descriptors_) {
+    if (descriptor >= 0) close(descriptor);
+  }
 }
 
 void RankWatch::add_descriptors(std::vector<pollfd>& waiting) const {
-  if (first_ended_) return;
+  if (!first_ended_.empty()) return;
   for (const auto& [rank, descriptor] : descriptors_)
     waiting.push_back({.fd = descriptor, .events = POLLIN, .revents = 0});
 }
 
-std::optional<int> RankWatch::first_ended() {
-  if (first_ended_) return first_ended_;
+// The host is in the rank's own words: two launchers on one machine share the directory.
+const std::string& RankWatch::first_ended() {
+  if (!first_ended_.empty()) return first_ended_;
   std::error_code ignored;
   for (const auto& entry : fs::directory_iterator(directory_, ignored)) {
     const std::string name = entry.path().filename();
-    if (!is_number(name) || descriptors_.contains(std::stoi(name))) continue;
+    if (!is_number(name)) continue;
     pid_t pid = 0;
-    std::ifstream(entry.path()) >> pid;
-    const int descriptor = pid > 0 ? open_process(pid) : -1;
-    if (descriptor >= 0) descriptors_[std::stoi(name)] = descriptor;
+    std::string host;
+    std::ifstream(entry.path()) >> pid >> host;
+    const std::string rank = fmt::format("rank {} (host {})", name, host);
+    if (pid > 0 && !descriptors_.contains(rank)) descriptors_[rank] = open_process(pid);
   }
   for (const auto& [rank, descriptor] : descriptors_) {
     pollfd ended{.fd = descriptor, .events = POLLIN, .revents = 0};
-    if (poll(&ended, 1, 0) == 1) return first_ended_ = rank;
+    if (descriptor >= 0 && poll(&ended, 1, 0) == 1) {
+      first_ended_ = rank;
+      break;
+    }
   }
-  return {};
+  return first_ended_;
 }
 
 bool RankWatch::reported() const {

@@ -4,7 +4,7 @@
 
 #include <filesystem>
 #include <map>
-#include <optional>
+#include <string>
 #include <vector>
 
 #include <poll.h>
@@ -14,8 +14,8 @@ namespace frameshard {
 /// The variable that names the directory in which the ranks of a node sign in.
 inline constexpr const char* ranks_directory_variable = "FRAMESHARD_RANKS";
 
-/// Called by a rank, at its start: its file in that directory, <rank>, holds its process id. Does nothing
-/// where the variable is not set.
+/// Called by a rank, at its start: its file in that directory, <rank>, holds its process id and its host.
+/// Does nothing where the variable is not set.
 void sign_in(const std::string& rank);
 /// Called by a rank that has said why it fails: a launcher need not guess then.
 void note_reported();
@@ -31,15 +31,15 @@ class RankWatch {
   const std::filesystem::path& directory() const { return directory_; }
   /// What becomes readable when one of them ends.
   void add_descriptors(std::vector<pollfd>& waiting) const;
-  /// Looks for ranks that have come, and for the first one that has ended.
-  std::optional<int> first_ended();
+  /// Looks for ranks that have come, and for the first one that has ended: "rank 3 (host b)", or empty.
+  const std::string& first_ended();
   /// Whether one has said why it failed.
   bool reported() const;
 
  private:
   std::filesystem::path directory_;
-  std::map<int, int> descriptors_;  // by rank, of its process
-  std::optional<int> first_ended_;
+  std::map<std::string, int> descriptors_;  // of processes, by rank; -1 for one that could not be opened
+  std::string first_ended_;
 };
 
 }  // namespace frameshard

@@ -75,18 +75,14 @@ void Socket::close() {
   descriptor_ = -1;
 }
 
-void check_master_address(const std::string& address) {
-  const sockaddr_in wanted = ipv4(address, 0);
-  const uint32_t number = ntohl(wanted.sin_addr.s_addr);
-  if (number != INADDR_ANY && number >> 24 != IN_LOOPBACKNET) return;
-  fail(ExitCode::usage,
-       "--master-addr {} is {}, which other nodes cannot reach; give the address that they dial", address,
-       text_of(wanted.sin_addr));
-}
-
 Socket listen_on(const std::string& address, int port) {
-  check_master_address(address);
   const sockaddr_in wanted = ipv4(address, port);
+  const uint32_t number = ntohl(wanted.sin_addr.s_addr);
+  if (number == INADDR_ANY || number >> 24 == IN_LOOPBACKNET) {
+    fail(ExitCode::usage,
+         "--master-addr {} is {}, which other nodes cannot reach; give the address that they dial", address,
+         text_of(wanted.sin_addr));
+  }
   Socket listener = new_socket(AF_INET);
   const int on = 1;
   setsockopt(listener.descriptor(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);

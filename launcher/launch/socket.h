@@ -25,8 +25,6 @@ class Socket {
   int descriptor_ = -1;
 };
 
-/// 64 for addresses that no other machine reaches.
-void check_master_address(const std::string& address);
 /// Listens on one IPv4 address of this machine (a name or a number); port 0: any that is free. 69 where the
 /// port is in use or the address is not of this machine, 64 for addresses that no other machine reaches.
 Socket listen_on(const std::string& address, int port);

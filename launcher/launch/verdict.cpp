@@ -29,11 +29,17 @@ JobVerdict ended_by_signal(const JobEnd& end, int signal) {
                                     strsignal(signal), by, kept)};
 }
 
+// Of a rank's own doing, whatever the launcher was sent.
+bool is_crash(int signal) {
+  return signal == SIGSEGV || signal == SIGABRT || signal == SIGBUS || signal == SIGFPE || signal == SIGILL;
+}
+
 }  // namespace
 
 JobVerdict verdict_on(const JobEnd& end) {
   const int code = end.status ? exit_code_of(*end.status) : 0;
   if (code == int(ExitCode::stopped)) return stopped_in_order(end);
+  if (is_crash(code - 128)) return ended_by_signal(end, code - 128);
   if (end.stop_signal != 0 && (code != 0 || !end.status)) {
     return {128 + end.stop_signal, fmt::format("FAILED: ended by {}; {}", strsignal(end.stop_signal), kept)};
   }

@@ -161,7 +161,8 @@ void prepare_train_outputs(const TrainJob& job) {
   if (!complete && !other) return;
   if (job.config.output.overwrite) return remove_old_run(job);
   const char* cure =
-      "give this one another name (that of the config file), or set output.overwrite=true to begin anew";
+      "give this one another name (that of the config file) or output.directory, or set output.overwrite=true to "
+      "begin anew";
   if (complete) fail(ExitCode::io, "{} is there: this training is complete; {}", job.result().string(), cure);
   fail(ExitCode::io, "{} was left by a training of another configuration; {}",
        (job.directory / "state").string(), cure);

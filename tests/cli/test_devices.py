@@ -1,6 +1,7 @@
 """`devices:`: one for each rank, with its speed."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy
@@ -55,6 +56,13 @@ def test_shares_that_follow_the_speeds(one_rank, monkeypatch, tmp_path):
     assert all(abs(sum(line["shares"]) - 1) < 1e-6 for line in lines if line["event"] == "rebalance")
 
 
+def test_more_threads_than_cores_are_said():
+    write_config(".")
+    cores = os.cpu_count()
+    result = succeed(run(["run", "job.yaml", f"infer.threads_per_rank={cores + 1}"]))
+    assert f"warning: {cores + 1} threads of the ranks share {cores} core" in result.err, result.err
+
+
 def test_guidance_over_unequal_ranks(one_rank):
     write_config(".")
     succeed(run(["run", "job.yaml", PAIR, "infer.diffusion.cfg_size=2"]))
@@ -98,6 +106,13 @@ def test_ranks_of_different_types(under_mpi, one_rank):
     assert "what they exchange is rounded to bfloat16" in result.err, result.err
     error = numpy.linalg.norm(latents(OUTPUT) - one_rank) / numpy.linalg.norm(one_rank)
     assert 1e-5 < error < 0.1, error
+
+
+def test_the_type_of_a_rank_that_computes_nothing_does_not_count(one_rank):
+    write_config(".")
+    idle = "devices=[{device: cpu, weight: 0, dtype: bfloat16}, {device: cpu}]"
+    result = succeed(run(["run", "job.yaml", idle, "infer.diffusion.cp_size=2"]))
+    assert "different types" not in result.err and close(latents(OUTPUT), one_rank), result.err
 
 
 def test_the_plan_has_the_type_that_is_exchanged():

@@ -165,6 +165,16 @@ def test_variable_that_is_no_number(variable, value):
     assert_fails(plan([], {variable: value}), 64, f"{variable} is \"{value}\"", "--world")
 
 
+@pytest.mark.parametrize("overrides", [[], ["infer.backend=threads", "infer.diffusion.cp_size=2"],
+                                       ["devices=[{weight: 2}, {weight: 1}]", "infer.diffusion.cp_size=2"]], ids=str)
+def test_planned_as_run_alone_does(overrides):
+    """Line by line, from the mesh to the predicted time."""
+    write_config(".")
+    planned, made = succeed(run(["plan", "job.yaml", *overrides])).out, succeed(run(["run", "job.yaml", *overrides])).err
+    lines = [line for line in planned.split("meshes, best first")[0].splitlines() if line.startswith("  ")]
+    assert len(lines) > 5 and all(line in made.splitlines() for line in lines), (lines, made)
+
+
 NO_GPU = pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="there may be a GPU")
 
 

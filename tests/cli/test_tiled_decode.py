@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy
 import pytest
 
-from engine import assert_same_video, in_tmp_path, run, succeed, write_config
+from engine import assert_same_video, in_tmp_path, preview, run, succeed, write_config
 
 # 2 x 2 tiles of 256 every 192 pixels, the lower and right ones of 128 x 128 and more.
 REQUEST = {"width": 336, "height": 320, "num_frames": 5, "num_inference_steps": 2, "guidance_scale": 1.0}
@@ -65,8 +65,8 @@ def test_decoders_share_the_tiles(ranks, made, tmp_path):
     infer = {"vae_parallel_size": ranks, "diffusion": {"cp_size": ranks, "dp_size": 1}}
     done, together = make(tmp_path, "together", ranks, infer, vae_tiling="on")
     assert f"decode    in 4 tiles of 256x256, {ranks} ranks together" in done.err
-    difference = numpy.abs(pictures(together) - pictures(alone))
-    assert difference.max() <= 8 and difference.mean() < 0.05
+    # The PNG: what is a byte's last bit here the mp4's coding makes more of. The latents are those of other products.
+    assert numpy.abs(preview(together) - preview(alone)).max() <= 2
 
 
 def test_run_yaml_says_on(made):

@@ -289,7 +289,7 @@ def test_a_loss_that_is_not_finite(config):
     (["data.folder=nowhere"], 78, "data.folder and data.procedural are both given"),
     (["train.from_scratch=true", "train.method=lora"], 78, "train.from_scratch needs train.method full or vae"),
     (["train.method=lora", "adapter.targets=[to_z]"], 78, "to_z"),
-    (["parallel.cp_size=2"], 78, "parallel.cp_size is 2, but 1 ranks were started"),
+    (["parallel.cp_size=2"], 78, "parallel.cp_size is 2, but 1 rank was started"),
     (["parallel.zero=3", "train.recompute=off"], 78, "recomputes it in the backward pass"),
     (["train.batch=3"], 78, "train.batch"),
     (["autoencoder.kl_weight=1"], 78, "autoencoder is given, but train.method is full"),

@@ -51,6 +51,9 @@ TEST_CASE("a job that was told to stop") {
         "FAILED: stopped by a signal; the same command goes on");
   check({.status = exited(1), .stop_signal = SIGTERM}, 143,
         "FAILED: ended by Terminated; what was finished before");
+  // A rank that crashes meanwhile is what is wrong.
+  check({.status = exited(134), .stop_signal = SIGTERM, .first_ended = "rank 1 (host a)"}, 134,
+        "FAILED: rank 1 (host a) was ended by signal 6 (Aborted)");
   check({.stop_signal = SIGHUP}, 129, "FAILED: ended by Hangup");
   check({.status = exited(0), .stop_signal = SIGTERM}, 0, "");  // it was done before the signal came
 }
