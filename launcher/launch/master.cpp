@@ -77,16 +77,10 @@ class Attempt {
     return std::all_of(ready_.begin(), ready_.end(), [](bool each) { return each; });
   }
 
-  void say_where_logs_are() const {
-    const LaunchOptions& options = settings_.options;
-    if (options.log_dir.empty()) return;
-    log::info("the ranks' output is in {}/<rank>/",
-              (std::filesystem::path(options.log_dir) / options.rdzv_id / fmt::format("attempt_{}", number_))
-                  .string());
-  }
-
   void start() {
-    say_where_logs_are();
+    if (!settings_.options.log_dir.empty()) {
+      log::info("the ranks' output is in {}/<rank>/", log_directory(settings_.options, number_).string());
+    }
     const auto agent = space_.scratch() / agent_name;
     std::filesystem::create_symlink(settings_.mine.executable, agent);
     MpiJob job{.nodes = {{settings_.mine.address, settings_.mine.ranks}},

@@ -6,6 +6,10 @@
 
 namespace frameshard {
 
+std::filesystem::path log_directory(const LaunchOptions& options, int attempt) {
+  return std::filesystem::path(options.log_dir) / options.rdzv_id / fmt::format("attempt_{}", attempt);
+}
+
 Environment rank_environment(const LaunchOptions& options, int attempt, const std::filesystem::path& ranks) {
   Environment changes;
   for (char** each = environ; *each; ++each) {
@@ -22,9 +26,8 @@ Environment rank_environment(const LaunchOptions& options, int attempt, const st
   changes.emplace_back("FRAMESHARD_DIRECTORY", std::filesystem::current_path().string());
   changes.emplace_back(ranks_directory_variable, ranks.string());
   if (!options.log_dir.empty()) {
-    const auto logs =
-        std::filesystem::absolute(options.log_dir) / options.rdzv_id / fmt::format("attempt_{}", attempt);
-    changes.emplace_back("FRAMESHARD_LOG_DIR", logs.string());
+    changes.emplace_back("FRAMESHARD_LOG_DIR",
+                         std::filesystem::absolute(log_directory(options, attempt)).string());
     changes.emplace_back("FRAMESHARD_REDIRECTS", options.redirects);
     changes.emplace_back("FRAMESHARD_TEE", options.tee);
   }

@@ -53,15 +53,15 @@ RankWatch::RankWatch(fs::path directory) : directory_(std::move(directory)) {
 }
 
 RankWatch::~RankWatch() {
-  for (const auto& [rank, descriptor] : descriptors_) {
-    if (descriptor >= 0) close(descriptor);
+  for (const auto& [rank, process] : ranks_) {
+    if (process.descriptor >= 0) close(process.descriptor);
   }
 }
 
 void RankWatch::add_descriptors(std::vector<pollfd>& waiting) const {
   if (!first_ended_.empty()) return;
-  for (const auto& [rank, descriptor] : descriptors_)
-    waiting.push_back({.fd = descriptor, .events = POLLIN, .revents = 0});
+  for (const auto& [rank, process] : ranks_)
+    waiting.push_back({.fd = process.descriptor, .events = POLLIN, .revents = 0});
 }
 
 // The host is in the rank's own words: two launchers on one machine share the directory.
@@ -70,17 +70,16 @@ const std::string& RankWatch::first_ended() {
   std::error_code ignored;
   for (const auto& entry : fs::directory_iterator(directory_, ignored)) {
     const std::string name = entry.path().filename();
-    if (!is_number(name)) continue;
+    if (!is_number(name) || ranks_.contains(name)) continue;
     pid_t pid = 0;
     std::string host;
     std::ifstream(entry.path()) >> pid >> host;
-    const std::string rank = fmt::format("rank {} (host {})", name, host);
-    if (pid > 0 && !descriptors_.contains(rank)) descriptors_[rank] = open_process(pid);
+    if (pid > 0) ranks_[name] = {open_process(pid), host};
   }
-  for (const auto& [rank, descriptor] : descriptors_) {
-    pollfd ended{.fd = descriptor, .events = POLLIN, .revents = 0};
-    if (descriptor >= 0 && poll(&ended, 1, 0) == 1) {
-      first_ended_ = rank;
+  for (const auto& [rank, process] : ranks_) {
+    pollfd ended{.fd = process.descriptor, .events = POLLIN, .revents = 0};
+    if (process.descriptor >= 0 && poll(&ended, 1, 0) == 1) {
+      first_ended_ = fmt::format("rank {} (host {})", rank, process.host);
       break;
     }
   }

@@ -38,7 +38,11 @@ class RankWatch {
 
  private:
   std::filesystem::path directory_;
-  std::map<std::string, int> descriptors_;  // of processes, by rank; -1 for one that could not be opened
+  struct Process {
+    int descriptor;  // -1 where it could not be opened
+    std::string host;
+  };
+  std::map<std::string, Process> ranks_;  // by number; a file is read once
   std::string first_ended_;
 };
 
