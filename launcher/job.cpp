@@ -6,6 +6,7 @@
 #include "core/device.h"
 #include "core/error.h"
 #include "core/hash.h"
+#include "core/host.h"
 #include "core/io/safetensors.h"
 #include "core/text.h"
 #include "launcher/devices.h"
@@ -134,6 +135,15 @@ PlanMachine describe_machine(const Job& job, const RankPlace& place, int world, 
   machine.threads_per_rank = int(infer.threads_per_rank.value.value_or(omp_threads(place.cores)));
   describe_places(machine, job.config);
   return machine;
+}
+
+RankPlace place_of_threads(int ranks) {
+  return {.local_size = ranks, .cores = std::max(1, allowed_cores() / ranks)};
+}
+
+PlanMachine describe_threads(const Job& job, int ranks) {
+  const bool own_gpu = cuda() && ranks <= cuda()->device_count();
+  return describe_machine(job, place_of_threads(ranks), ranks, ranks, own_gpu);
 }
 
 namespace {

@@ -70,6 +70,10 @@ void prepare_outputs(const Job& job);
 /// and the device has no such products.
 PlanMachine describe_machine(const Job& job, const RankPlace& place, int world, int ranks_per_node,
                              bool own_gpu);
+/// The place of `ranks` ranks that are threads of one process, and share its cores.
+RankPlace place_of_threads(int ranks);
+/// describe_machine for them.
+PlanMachine describe_threads(const Job& job, int ranks);
 ModelFacts model_facts(const Job& job, const std::string& device);
 
 /// Throws 76 where ranks have different configurations or weights: names the key and both values.

@@ -51,9 +51,7 @@ PlanMachine planned_machine(const RunConfig& config, const PlanOptions& options,
 PlanMachine machine_here(const Job& job, const PlanOptions& options, const RankCount& count,
                          PlanWorld& world) {
   if (count.ranks != world.ranks) world = {count.ranks, count.ranks, "the devices that are here"};
-  const RankPlace place{.local_size = count.ranks, .cores = std::max(1, allowed_cores() / count.ranks)};
-  const bool own_gpu = cuda() && count.ranks <= cuda()->device_count();
-  PlanMachine machine = describe_machine(job, place, count.ranks, count.ranks, own_gpu);
+  PlanMachine machine = describe_threads(job, count.ranks);
   set_interconnect(machine, options);
   return machine;
 }

@@ -30,8 +30,7 @@ Generated generate_or_report(const Job& job, const RunPlan& plan, const RankPlac
 }
 
 RunPlan plan_job(const Job& job, const RankPlace& place, int ranks) {
-  const bool own_gpu = cuda() && ranks <= cuda()->device_count();
-  PlanMachine machine = describe_machine(job, place, ranks, ranks, own_gpu);
+  PlanMachine machine = describe_threads(job, ranks);
   const ModelFacts facts = model_facts(job, machine.device);
   if (measures_speeds(job.config)) machine.speeds = speeds_of_threads(job.config, facts, machine, place);
   return make_plan(job.config, facts, machine);
@@ -45,7 +44,7 @@ struct PlannedRanks {
 PlannedRanks plan_ranks(const Job& job) {
   const RankCount count = ranks_alone(job.config, devices_here(), local_device_count());
   auto planned = [&](int ranks) {
-    const RankPlace place{.local_size = ranks, .cores = std::max(1, allowed_cores() / ranks)};
+    const RankPlace place = place_of_threads(ranks);
     return PlannedRanks{place, plan_job(job, place, ranks)};
   };
   std::string too_small;

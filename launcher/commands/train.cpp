@@ -76,9 +76,8 @@ int run_alone(const TrainOptions& options) {
   check_world_size(1);
   TrainJob job = open_train_job(options.config, options.overrides);
   const RankCount count = ranks_alone(job.run.config, devices_here(), local_device_count());
-  const RankPlace place{.local_size = count.ranks, .cores = std::max(1, allowed_cores() / count.ranks)};
-  const bool own_gpu = cuda() && count.ranks <= cuda()->device_count();
-  const PlanMachine machine = describe_machine(job.run, place, count.ranks, count.ranks, own_gpu);
+  const RankPlace place = place_of_threads(count.ranks);
+  const PlanMachine machine = describe_threads(job.run, count.ranks);
   plan_of(job, machine);
   prepare_train_outputs(job);
   stop_on_sigterm_and_sigint();
