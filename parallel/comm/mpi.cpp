@@ -1,129 +1,16 @@
 #include "parallel/comm/mpi.h"
 
 #include <chrono>
-#include <climits>
 #include <thread>
 
 #include "core/error.h"
 #include "parallel/comm/mpi_mailbox.h"
+#include "parallel/comm/mpi_messages.h"
 
 namespace frameshard {
 namespace {
 
-void check(int status, const char* what, const Communicator& comm) {
-  if (status == MPI_SUCCESS) return;
-  char text[MPI_MAX_ERROR_STRING];
-  int length = 0;
-  MPI_Error_string(status, text, &length);
-  fail(ExitCode::unavailable, "MPI: {} on {} failed on rank {} of {}: {}", what, comm.name(), comm.rank(),
-       comm.size(), std::string_view(text, size_t(length)));
-}
-
-int to_int(int64_t count) {
-  require(count <= INT_MAX, "a message of {} elements to one rank; MPI moves at most {}", count, INT_MAX);
-  return int(count);
-}
-
-std::vector<int> to_ints(const std::vector<int64_t>& counts) {
-  std::vector<int> result;
-  for (int64_t count : counts) result.push_back(to_int(count));
-  return result;
-}
-
-// Moving needs the element's size alone.
-MPI_Datatype moved_type(const at::Tensor& tensor) {
-  switch (tensor.element_size()) {
-    case 1:
-      return MPI_BYTE;
-    case 2:
-      return MPI_UINT16_T;
-    case 4:
-      return MPI_UINT32_T;
-    case 8:
-      return MPI_UINT64_T;
-    case 16:
-      return MPI_C_DOUBLE_COMPLEX;
-    default:
-      fail(ExitCode::internal, "MPI: no type for {}", c10::toString(tensor.scalar_type()));
-  }
-}
-
-MPI_Datatype number_type(const at::Tensor& tensor) {
-  switch (tensor.scalar_type()) {
-    case at::kFloat:
-      return MPI_FLOAT;
-    case at::kDouble:
-      return MPI_DOUBLE;
-    case at::kInt:
-      return MPI_INT32_T;
-    case at::kLong:
-      return MPI_INT64_T;
-    default:
-      fail(ExitCode::internal, "MPI: cannot reduce {}", c10::toString(tensor.scalar_type()));
-  }
-}
-
-bool is_half(const at::Tensor& tensor) {
-  return tensor.scalar_type() == at::kBFloat16 || tensor.scalar_type() == at::kHalf;
-}
-
-MPI_Op mpi_op(ReduceOp op) {
-  return op == ReduceOp::sum ? MPI_SUM : op == ReduceOp::max ? MPI_MAX : MPI_MIN;
-}
-
-// A host view of a tensor: the tensor itself on a CPU, else a pinned copy.
-at::Tensor pinned_like(const at::Tensor& tensor) {
-  if (tensor.is_cpu()) return tensor;
-  return at::empty(tensor.sizes(), tensor.options().device(at::kCPU).pinned_memory(true));
-}
-at::Tensor to_host(const at::Tensor& tensor) {
-  if (tensor.is_cpu()) return tensor;
-  at::Tensor host = pinned_like(tensor);
-  host.copy_(tensor);
-  return host;
-}
-void from_host(const at::Tensor& host, at::Tensor& tensor) {
-  if (!tensor.is_cpu()) tensor.copy_(host);
-}
-
-// Which elements of a tensor go to, or come from, each rank.
-struct Pieces {
-  std::vector<int64_t> begins, counts;
-};
-Pieces one_after_another(const Counts& counts) {
-  return {offsets_of(counts), counts};
-}
-Pieces same_for_all(int64_t count, int ranks) {
-  return {Counts(size_t(ranks), 0), Counts(size_t(ranks), count)};
-}
-
-// What is under way of one operation, and the memory that MPI reads and writes meanwhile.
-class Messages {
- public:
-  Messages(const Communicator& comm, const char* operation, at::Tensor from, at::Tensor to)
-      : comm_(comm), operation_(operation), from_(std::move(from)), to_(std::move(to)) {}
-  Messages(const Messages&) = delete;
-  Messages& operator=(const Messages&) = delete;
-  // A rank that fails meanwhile must not wait for the others; MPI may still write, so the memory stays.
-  ~Messages() {
-    if (!requests_.empty()) new std::vector<at::Tensor>{from_, to_};
-  }
-
-  MPI_Request* add() { return &requests_.emplace_back(MPI_REQUEST_NULL); }
-  void finish() {
-    check(MPI_Waitall(int(requests_.size()), requests_.data(), MPI_STATUSES_IGNORE), operation_, comm_);
-    requests_.clear();
-  }
-  const char* operation() const { return operation_; }
-  const at::Tensor& from() const { return from_; }
-  const at::Tensor& to() const { return to_; }
-
- private:
-  const Communicator& comm_;
-  const char* operation_;
-  at::Tensor from_, to_;
-  std::vector<MPI_Request> requests_;
-};
+using namespace mpi;
 
 class MpiCommunicator final : public Communicator {
  public:
@@ -139,9 +26,10 @@ class MpiCommunicator final : public Communicator {
   void do_all_reduce(at::Tensor& tensor, ReduceOp op) override {
     // MPI knows no 16-bit floats; float32 sums are better anyway.
     at::Tensor host = is_half(tensor) ? tensor.to(at::kCPU, at::kFloat) : to_host(tensor);
-    check(MPI_Allreduce(MPI_IN_PLACE, host.data_ptr(), to_int(host.numel()), number_type(host), mpi_op(op),
-                        comm_),
-          "all_reduce", *this);
+    in_pieces(host, [&](void* values, int count) {
+      check(MPI_Allreduce(MPI_IN_PLACE, values, count, number_type(host), mpi_op(op), comm_), "all_reduce",
+            *this);
+    });
     if (is_half(tensor)) {
       tensor.copy_(host);
     } else {
@@ -263,8 +151,9 @@ class MpiCommunicator final : public Communicator {
 
   void do_broadcast(at::Tensor& tensor, int root) override {
     const at::Tensor host = rank() == root ? to_host(tensor) : pinned_like(tensor);
-    check(MPI_Bcast(host.data_ptr(), to_int(host.numel()), moved_type(host), root, comm_), "broadcast",
-          *this);
+    in_pieces(host, [&](void* values, int count) {
+      check(MPI_Bcast(values, count, moved_type(host), root, comm_), "broadcast", *this);
+    });
     if (rank() != root) from_host(host, tensor);
   }
 

@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "core/log.h"
+#include "parallel/comm/mpi_messages.h"
 
 namespace frameshard {
 namespace {
@@ -19,11 +20,7 @@ constexpr auto pause = std::chrono::milliseconds(2);
 
 void check(int status, const std::string& name) {
   if (status == MPI_SUCCESS) return;
-  char text[MPI_MAX_ERROR_STRING];
-  int length = 0;
-  MPI_Error_string(status, text, &length);
-  fail(ExitCode::unavailable, "MPI: the mailbox of {} failed: {}", name,
-       std::string_view(text, size_t(length)));
+  fail(ExitCode::unavailable, "MPI: the mailbox of {} failed: {}", name, mpi::error_text(status));
 }
 
 // What an answer starts with: the handler's text follows, or the code and message of what it threw.
