@@ -13,10 +13,10 @@ namespace frameshard {
 namespace {
 
 // NUMA node -> its cores; empty where the kernel does not say.
-std::map<int, std::vector<int>> numa_nodes() {
+std::map<int, std::vector<int>> numa_nodes(const std::filesystem::path& root) {
   std::map<int, std::vector<int>> nodes;
   std::error_code ignored;
-  for (const auto& entry : std::filesystem::directory_iterator("/sys/devices/system/node", ignored)) {
+  for (const auto& entry : std::filesystem::directory_iterator(root, ignored)) {
     const std::string name = entry.path().filename();
     int number = -1;
     if (!name.starts_with("node") ||
@@ -51,12 +51,12 @@ std::vector<int> parse_cpu_list(const std::string& text) {
   return cpus;
 }
 
-std::vector<int> allowed_cpus() {
+std::vector<int> allowed_cpus(const std::filesystem::path& nodes) {
   cpu_set_t set;
   CPU_ZERO(&set);
   sched_getaffinity(0, sizeof set, &set);
   std::vector<int> cpus;
-  for (const auto& [node, members] : numa_nodes()) {
+  for (const auto& [node, members] : numa_nodes(nodes)) {
     for (const int cpu : members) {
       if (allowed(set, cpu)) cpus.push_back(cpu);
     }
@@ -67,23 +67,23 @@ std::vector<int> allowed_cpus() {
   return cpus;
 }
 
-std::vector<int> allowed_cpus_of_node(int numa_node) {
-  const auto all = allowed_cpus(), members = numa_nodes()[numa_node];
+std::vector<int> allowed_cpus_of_node(int numa_node, const std::filesystem::path& nodes) {
+  const auto all = allowed_cpus(nodes), members = numa_nodes(nodes)[numa_node];
   std::vector<int> cpus;
   std::copy_if(all.begin(), all.end(), std::back_inserter(cpus),
                [&](int cpu) { return std::find(members.begin(), members.end(), cpu) != members.end(); });
   return cpus.empty() ? all : cpus;
 }
 
-std::vector<int> allowed_neighbours(const std::vector<int>& cpus) {
-  for (const auto& [node, members] : numa_nodes()) {
+std::vector<int> allowed_neighbours(const std::vector<int>& cpus, const std::filesystem::path& nodes) {
+  for (const auto& [node, members] : numa_nodes(nodes)) {
     const std::vector<int>& own = members;  // clang 14 captures no structured binding
     const bool inside = std::all_of(cpus.begin(), cpus.end(), [&](int cpu) {
       return std::find(own.begin(), own.end(), cpu) != own.end();
     });
-    if (inside) return allowed_cpus_of_node(node);
+    if (inside) return allowed_cpus_of_node(node, nodes);
   }
-  return allowed_cpus();
+  return allowed_cpus(nodes);
 }
 
 std::vector<int> share_of_cpus(const std::vector<int>& cpus, int index, int parts) {

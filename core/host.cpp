@@ -4,13 +4,14 @@
 #include <cmath>
 #include <ctime>
 #include <fstream>
-#include <limits>
 #include <sstream>
 
 #include <fmt/format.h>
 #include <malloc.h>
 #include <sched.h>
 #include <unistd.h>
+
+#include "core/limits.h"
 
 namespace frameshard {
 namespace {
@@ -59,16 +60,13 @@ int allowed_cores() {
 }
 
 int64_t host_memory_bytes() {
-  const int64_t total = proc_kilobytes("/proc/meminfo", "MemTotal");
-  try {
-    return std::min<int64_t>(total, std::stoll(first_line("/sys/fs/cgroup/memory.max")));
-  } catch (const std::exception&) {  // "max", or no such file: no limit
-    return total;
-  }
+  const int64_t total = proc_kilobytes("/proc/meminfo", "MemTotal"), limit = container_memory_limit();
+  return limit < 0 ? total : std::min(total, limit);
 }
 
 int64_t host_available_bytes() {
-  return proc_kilobytes("/proc/meminfo", "MemAvailable");
+  const int64_t available = proc_kilobytes("/proc/meminfo", "MemAvailable"), limit = container_memory_limit();
+  return limit < 0 ? available : std::clamp<int64_t>(limit - container_memory_used(), 0, available);
 }
 
 int64_t resident_bytes() {

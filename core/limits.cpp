@@ -1,5 +1,6 @@
 #include "core/limits.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 
@@ -8,6 +9,8 @@
 
 namespace frameshard {
 namespace {
+
+namespace fs = std::filesystem;
 
 int64_t limit_of(decltype(RLIMIT_NOFILE) resource) {
   rlimit limit{};
@@ -20,6 +23,12 @@ std::string read_line(const char* file) {
   std::string line;
   std::getline(in, line);
   return line;
+}
+
+int64_t read_number(const fs::path& file) {
+  std::ifstream in(file);
+  int64_t number = -1;
+  return in >> number ? number : -1;
 }
 
 }  // namespace
@@ -39,14 +48,25 @@ SharedMemory shared_memory() {
   return {.total_bytes = int64_t(info.f_blocks) * block, .free_bytes = int64_t(info.f_bavail) * block};
 }
 
-int64_t container_memory_limit() {
-  for (const char* file : {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"}) {
-    std::ifstream in(file);
-    int64_t bytes = 0;
+int64_t container_memory_limit(const fs::path& cgroup) {
+  for (const char* file : {"memory.max", "memory/memory.limit_in_bytes"}) {
     // Version 2 says "max" where there is no limit, version 1 a number near 2^63.
-    if (in >> bytes && bytes > 0 && bytes < int64_t{1} << 60) return bytes;
+    const int64_t bytes = read_number(cgroup / file);
+    if (bytes > 0 && bytes < int64_t{1} << 60) return bytes;
   }
   return -1;
+}
+
+int64_t container_memory_used(const fs::path& cgroup) {
+  const bool second = fs::exists(cgroup / "memory.current");
+  const int64_t used = read_number(cgroup / (second ? "memory.current" : "memory/memory.usage_in_bytes"));
+  std::ifstream in(cgroup / (second ? "memory.stat" : "memory/memory.stat"));
+  std::string name;
+  int64_t bytes = 0, files = 0;
+  while (in >> name >> bytes) {
+    if (name == (second ? "inactive_file" : "total_inactive_file")) files = bytes;
+  }
+  return std::max<int64_t>(0, used - files);
 }
 
 bool has_rdma_device() {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <string>
 
 namespace frameshard {
@@ -17,7 +18,9 @@ int64_t open_files_limit();
 /// /dev/shm, through which ranks of a host exchange.
 SharedMemory shared_memory();
 /// The container's memory limit in bytes (control groups, version 2 or 1); -1: none.
-int64_t container_memory_limit();
+int64_t container_memory_limit(const std::filesystem::path& cgroup = "/sys/fs/cgroup");
+/// What it takes of it, without files that the kernel lets go of where memory is asked for.
+int64_t container_memory_used(const std::filesystem::path& cgroup = "/sys/fs/cgroup");
 /// True where an InfiniBand or RoCE device is.
 bool has_rdma_device();
 /// The cores that this process may run on: "0-3,8".

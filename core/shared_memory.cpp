@@ -1,6 +1,5 @@
 #include "core/shared_memory.h"
 
-#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstring>

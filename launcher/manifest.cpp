@@ -1,16 +1,13 @@
 #include "launcher/manifest.h"
 
-#include <cstring>
 #include <fstream>
 #include <set>
 #include <sstream>
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include "core/error.h"
 #include "core/io/atomic_file.h"
 #include "core/io/json_file.h"
+#include "core/io/text_file.h"
 
 namespace frameshard {
 namespace {
@@ -93,12 +90,7 @@ Manifest::Manifest(const Job& job) : file_(job.directory / "results.jsonl") {
 }
 
 void Manifest::append(const std::string& line) const {
-  const std::string text = line + "\n";
-  const int descriptor = ::open(file_.c_str(), O_CREAT | O_APPEND | O_WRONLY | O_CLOEXEC, 0644);
-  const bool written =
-      descriptor >= 0 && ::write(descriptor, text.data(), text.size()) == ssize_t(text.size());
-  if (descriptor >= 0) ::close(descriptor);
-  if (!written) fail(ExitCode::io, "{}: cannot be written: {}", file_.string(), std::strerror(errno));
+  append_line(file_, line);
 }
 
 }  // namespace frameshard

@@ -96,8 +96,8 @@ bool is_stale(const fs::directory_entry& entry) {
   return !runs && !is_locked(entry.path());
 }
 
-/// Makes a rename in `directory` durable; 0 or an errno. Filesystems that cannot sync a directory, and
-/// directories that may be written but not read, are as durable as they can be.
+}  // namespace
+
 int sync_directory(const fs::path& directory) {
   const int fd = open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (fd < 0) return errno == EACCES ? 0 : errno;
@@ -105,8 +105,6 @@ int sync_directory(const fs::path& directory) {
   close(fd);
   return error == EINVAL || error == ENOTSUP || error == ENOSYS ? 0 : error;
 }
-
-}  // namespace
 
 AtomicFile::AtomicFile(fs::path final_path) : final_path_(std::move(final_path)), owner_(getpid()) {
   std::error_code ignored;
@@ -149,15 +147,33 @@ void AtomicFile::write(std::string_view text) {
   write(std::as_bytes(std::span(text.data(), text.size())));
 }
 
-void AtomicFile::commit() {
+void AtomicFile::finish_writing() {
   require(fd_ >= 0, "{} was committed twice", final_path_.string());
   if (fsync(fd_) != 0) fail_io("fsync", errno);
   // Network filesystems report some failed writes only here.
   if (close(std::exchange(fd_, -1)) != 0 && errno != EINTR) fail_io("close", errno);
-  if (rename(temporary_.c_str(), final_path_.c_str()) != 0) fail_io("rename", errno);
-  committed_ = true;
+}
+
+void AtomicFile::sync_name() const {
   if (const int error = sync_directory(directory_of(final_path_)); error != 0)
     fail_io("fsync directory of", error);
+}
+
+void AtomicFile::commit() {
+  finish_writing();
+  if (rename(temporary_.c_str(), final_path_.c_str()) != 0) fail_io("rename", errno);
+  committed_ = true;
+  sync_name();
+}
+
+bool AtomicFile::commit_new() {
+  finish_writing();
+  if (link(temporary_.c_str(), final_path_.c_str()) != 0) {  // a rename would replace
+    if (errno == EEXIST) return false;
+    fail_io("link", errno);
+  }
+  sync_name();
+  return true;  // the temporary goes with this object
 }
 
 void AtomicFile::fail_io(const char* operation, int error) const {

@@ -40,9 +40,13 @@ class AtomicFile {
   /// Makes the content durable and gives the file its final name, replacing an older one. Call it once;
   /// nothing can be written afterwards.
   void commit();
+  /// The same, but never replaces: false where the name is taken, and nothing is left then.
+  [[nodiscard]] bool commit_new();
 
  private:
   void create_temporary();
+  void finish_writing();
+  void sync_name() const;
   [[noreturn]] void fail_io(const char* operation, int error) const;
 
   std::filesystem::path final_path_;
@@ -54,6 +58,10 @@ class AtomicFile {
 
 /// Replaces the file at `path` by `contents`, all or nothing. Fails with ExitCode::io.
 void write_file_atomically(const std::filesystem::path& path, std::string_view contents);
+
+/// Makes a rename in `directory` durable; 0 or an errno. Filesystems that cannot sync a directory, and
+/// directories that may be written but not read, are as durable as they can be.
+int sync_directory(const std::filesystem::path& directory);
 
 /// Removes the temporaries in `directory` that a killed process left: those of this host whose pid no longer
 /// runs and that no process holds open. A directory that is not there has none. Fails with ExitCode::io.

@@ -19,7 +19,6 @@ class JsonReader {
  public:
   explicit JsonReader(const std::filesystem::path& file) : file_(file), json_(read_json(file)) {}
 
-  const std::filesystem::path& file() const { return file_; }
   bool has(const char* key) const { return json_.contains(key) && !json_[key].is_null(); }
 
   /// The value of `key`; 65 where it is missing or of another type.

@@ -6,7 +6,7 @@
 #include <memory>
 #include <string>
 
-#include "core/io/video_writer/libav.h"
+#include "core/io/libav.h"
 
 namespace frameshard::libav {
 

@@ -3,15 +3,17 @@
 #include <algorithm>
 #include <array>
 #include <cstddef>
-#include <cstdint>
 #include <iterator>
 
 #include "html_entities.inc"
 
 #include "core/error.h"
+#include "core/io/tokenizer/utf8.h"
 
 namespace frameshard {
 namespace {
+
+using tokenizing::is_white_space;
 
 constexpr char32_t kReplacement = 0xFFFD;
 constexpr std::size_t kMaxNameChars = 32;  // html.unescape looks at no more characters of a name
@@ -67,13 +69,6 @@ void append_utf8(std::string& out, char32_t value) {
     put(0x80 | ((value >> 6) & 0x3F));
     put(0x80 | (value & 0x3F));
   }
-}
-
-/// What the reference folds: Unicode's White_Space, which is what `\s` of Python's regex module matches.
-bool is_white_space(char32_t c) {
-  return (c >= 0x09 && c <= 0x0D) || c == 0x20 || c == 0x85 || c == 0xA0 || c == 0x1680 ||
-         (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F ||
-         c == 0x3000;
 }
 
 /// What the reference drops at both ends, with `str.strip`: four separators more.

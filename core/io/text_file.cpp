@@ -5,6 +5,9 @@
 #include <cstring>
 #include <fstream>
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include "core/error.h"
 #include "core/io/file_kind.h"
 
@@ -45,6 +48,15 @@ std::string read_text_file(const std::filesystem::path& file, std::size_t limit,
   }
   if (stream.bad()) fail(ExitCode::io, "{}: reading failed: {}", name, std::strerror(errno));
   return text;
+}
+
+void append_line(const std::filesystem::path& file, const std::string& line) {
+  const std::string text = line + "\n";
+  const int descriptor = open(file.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0666);
+  const bool written = descriptor >= 0 && write(descriptor, text.data(), text.size()) == ssize_t(text.size());
+  const int error = errno;
+  if (descriptor >= 0) close(descriptor);
+  if (!written) fail(ExitCode::io, "{}: cannot be written: {}", file.string(), std::strerror(error));
 }
 
 }  // namespace frameshard

@@ -1,4 +1,4 @@
-// Small text files, read whole.
+// Small text files, read whole, and files of lines.
 #pragma once
 
 #include <cstddef>
@@ -12,5 +12,8 @@ namespace frameshard {
 /// process has open, named by its descriptor as the shell names <(...), may be a pipe: reading a FIFO by name
 /// would wait for somebody to write.
 std::string read_text_file(const std::filesystem::path& file, std::size_t limit, const char* wanted);
+
+/// Appends a line in one write, so that a killed process leaves whole lines. 74 where that fails.
+void append_line(const std::filesystem::path& file, const std::string& line);
 
 }  // namespace frameshard

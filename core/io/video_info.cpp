@@ -2,7 +2,7 @@
 
 #ifdef FRAMESHARD_HAVE_LIBAV
 
-#include "core/io/video_writer/libav.h"
+#include "core/io/libav.h"
 
 extern "C" {
 #include <libavutil/log.h>

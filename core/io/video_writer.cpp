@@ -13,8 +13,8 @@
 #include <unistd.h>
 
 #include "core/io/atomic_file.h"
+#include "core/io/libav.h"
 #include "core/io/video_writer/encoding.h"
-#include "core/io/video_writer/libav.h"
 
 extern "C" {
 #include <libavutil/imgutils.h>

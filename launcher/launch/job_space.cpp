@@ -53,12 +53,25 @@ void remove_left_over() {
   }
 }
 
-// Locked before it has its name, so that nobody finds it free.
+// Another launcher of the job on this host has made it already, or this one does: locked before it has its
+// name, so that nobody finds it free.
 int make_lock(const fs::path& scratch) {
   const fs::path name = scratch / lock_name, made = fmt::format("{}.{}", name.string(), getpid());
-  const int lock = open(made.c_str(), O_CREAT | O_RDWR | O_CLOEXEC | O_NOFOLLOW, 0600);
-  if (lock < 0 || flock(lock, LOCK_SH | LOCK_NB) != 0 || std::rename(made.c_str(), name.c_str()) != 0) {
-    fail(ExitCode::io, "{} cannot be locked for this job: {}", name.string(), std::strerror(errno));
+  int lock = open(made.c_str(), O_CREAT | O_RDWR | O_CLOEXEC | O_NOFOLLOW, 0600);
+  bool locked = lock >= 0 && flock(lock, LOCK_SH | LOCK_NB) == 0;
+  if (locked && link(made.c_str(), name.c_str()) != 0) {
+    locked = false;
+    if (errno == EEXIST) {
+      close(lock);
+      lock = open(name.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+      locked = lock >= 0 && flock(lock, LOCK_SH | LOCK_NB) == 0;
+    }
+  }
+  const int error = errno;
+  unlink(made.c_str());
+  if (!locked) {
+    if (lock >= 0) close(lock);
+    fail(ExitCode::io, "{} cannot be locked for this job: {}", name.string(), std::strerror(error));
   }
   return lock;
 }
@@ -68,9 +81,16 @@ int make_lock(const fs::path& scratch) {
 JobSpace::JobSpace(const std::string& id)
     : scratch_(std::string(scratch_begin) + id), shared_memory_(std::string(shared_begin) + id) {
   remove_left_over();
-  make_private(scratch_);
-  make_private(shared_memory_);
-  lock_ = make_lock(scratch_);
+  try {
+    make_private(scratch_);
+    make_private(shared_memory_);
+    lock_ = make_lock(scratch_);
+  } catch (...) {
+    std::error_code ignored;  // what is not empty is another launcher's
+    fs::remove(shared_memory_, ignored);
+    fs::remove(scratch_, ignored);
+    throw;
+  }
 }
 
 JobSpace::~JobSpace() {

@@ -19,6 +19,7 @@
 #endif
 
 #include "core/error.h"
+#include "core/io/atomic_file.h"
 #include "core/io/file_kind.h"
 
 namespace frameshard {
@@ -111,18 +112,15 @@ Token make_token(const std::string& file) {
   const auto path = token_file(file);
   std::error_code ignored;
   std::filesystem::create_directories(path.parent_path(), ignored);
-  // Two first jobs may come here at once, and must end up with one token.
-  const int descriptor = open(path.c_str(), O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0600);
-  if (descriptor < 0 && errno == EEXIST) {
-    if (const auto made = find_token(file)) return *made;
-  }
-  if (descriptor < 0) fail(ExitCode::io, "{}: cannot be written: {}", path.string(), std::strerror(errno));
   const Token token = random_token();
-  const std::string text = hex(token) + "\n";
-  const bool written = write(descriptor, text.data(), text.size()) == ssize_t(text.size());
-  close(descriptor);
-  if (!written) fail(ExitCode::io, "{}: cannot be written", path.string());
-  return token;
+  // Two first jobs may come here at once, and must end up with one token; and other nodes look for it, so
+  // that it has its name only when it is whole.
+  AtomicFile made(path);
+  if (fchmod(made.fd(), 0600) != 0) fail(ExitCode::io, "{}: {}", path.string(), std::strerror(errno));
+  made.write(hex(token) + "\n");
+  if (made.commit_new()) return token;
+  if (const auto others = find_token(file)) return *others;
+  fail(ExitCode::io, "{}: was made and removed by another program; start again", path.string());
 }
 
 std::string sign(const Token& token, std::string_view text) {

@@ -1,6 +1,7 @@
 #include "launcher/train/train_log.h"
 
-#include <fcntl.h>
+#include <fstream>
+
 #include <unistd.h>
 
 #include "core/error.h"
@@ -37,15 +38,6 @@ int64_t png_number(const std::string& png, size_t at) {
 }
 
 }  // namespace
-
-void append_line(const std::filesystem::path& file, const std::string& line) {
-  const std::string text = line + "\n";
-  const int descriptor = open(file.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0666);
-  const bool written = descriptor >= 0 && write(descriptor, text.data(), text.size()) == ssize_t(text.size());
-  const int error = errno;
-  if (descriptor >= 0) close(descriptor);
-  if (!written) fail(ExitCode::io, "{}: cannot be written: {}", file.string(), std::strerror(error));
-}
 
 TrainLog::TrainLog(const TrainJob& job, const TrainAmount& amount, int64_t done)
     : file_(job.directory / "metrics.jsonl"),

@@ -2,9 +2,6 @@
 // terminal.
 #pragma once
 
-#include <chrono>
-#include <fstream>
-#include <memory>
 #include <optional>
 
 #include "core/io/event_file.h"
@@ -46,8 +43,5 @@ class TrainLog {
   bool terminal_;
   double shown_at_ = -1e9, rate_ = 0;  // samples a second, smoothed
 };
-
-/// Appends one line; 74 where it cannot.
-void append_line(const std::filesystem::path& file, const std::string& line);
 
 }  // namespace frameshard

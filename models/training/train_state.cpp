@@ -6,8 +6,6 @@
 #include <cstring>
 
 #include <c10/core/GradMode.h>
-#include <fcntl.h>
-#include <unistd.h>
 
 #include "core/io/atomic_file.h"
 #include "core/io/run_directory.h"
@@ -73,15 +71,6 @@ void remove_state(const fs::path& folder) {
   fs::remove_all(away);
   fs::rename(folder, away);
   fs::remove_all(away);
-}
-
-void sync_directory(const fs::path& directory) {
-  const int fd = ::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  const int error = fd < 0 || ::fsync(fd) == 0 ? 0 : errno;
-  if (fd >= 0) ::close(fd);
-  if (error != 0 && error != EINVAL && error != ENOTSUP && error != ENOSYS) {  // some filesystems cannot
-    fail(ExitCode::io, "cannot fsync {}: {}", directory.string(), std::strerror(error));
-  }
 }
 
 NamedShapes named_shapes(const TrainedParameters& parameters) {
@@ -213,7 +202,9 @@ fs::path save_train_state(const fs::path& directory, const TrainPosition& positi
       write_file_atomically(temporary / state_json, facts.dump(1));
       if (fs::exists(folder)) remove_state(folder);
       fs::rename(temporary, folder);
-      sync_directory(directory);
+      if (const int error = sync_directory(directory); error != 0) {
+        fail(ExitCode::io, "cannot fsync {}: {}", directory.string(), std::strerror(error));
+      }
     });
   } catch (...) {
     std::error_code ignored;

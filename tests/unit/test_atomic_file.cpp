@@ -99,6 +99,23 @@ TEST_CASE("two atomic files of one name do not touch each other", "[atomic_file]
   CHECK(scratch.names().size() == 1);
 }
 
+TEST_CASE("a new file never replaces one", "[atomic_file]") {
+  const Scratch scratch;
+  {
+    AtomicFile first(scratch / "out.txt"), second(scratch / "out.txt");
+    first.write("first");
+    second.write("second");
+    CHECK(first.commit_new());
+    CHECK_FALSE(second.commit_new());
+    CHECK(contents(scratch / "out.txt") == "first");
+  }
+  CHECK(scratch.names().size() == 1);
+  AtomicFile third(scratch / "other.txt");
+  third.write("third");
+  fs::remove(third.temporary());
+  CHECK(failure_of([&] { static_cast<void>(third.commit_new()); }).code == ExitCode::io);
+}
+
 TEST_CASE("a name that an earlier owner of this pid left is passed over", "[atomic_file]") {
   const Scratch scratch;
   std::string taken;

@@ -14,8 +14,8 @@
 
 #ifdef FRAMESHARD_HAVE_LIBAV
 
+#include "core/io/libav.h"
 #include "core/io/video_writer/encoding.h"
-#include "core/io/video_writer/libav.h"
 
 namespace frameshard {
 namespace {

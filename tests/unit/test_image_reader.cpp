@@ -16,9 +16,9 @@
 
 #ifdef FRAMESHARD_HAVE_LIBAV
 
+#include "core/io/libav.h"
 #include "core/io/video_writer.h"
 #include "core/io/video_writer/encoding.h"
-#include "core/io/video_writer/libav.h"
 
 extern "C" {
 #include <libavutil/avutil.h>

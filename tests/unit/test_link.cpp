@@ -1,4 +1,6 @@
 // The launchers' connection: only who knows the token is heard, and nothing that was changed on the way.
+#include <filesystem>
+
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -173,6 +175,8 @@ TEST_CASE("a token lies in a private file") {
   REQUIRE(stat(file.c_str(), &info) == 0);
   CHECK((info.st_mode & 0777) == 0600);
   CHECK(contents(file).size() == 65);
+  CHECK(std::distance(std::filesystem::directory_iterator(scratch / "sub"), {}) == 1);
+  CHECK(make_token(file) == made);  // two first jobs
   chmod(file.c_str(), 0644);
   const auto open = caught([&] { find_token(file); });
   CHECK(open.code == ExitCode::refused);

@@ -1,4 +1,6 @@
 // Where ranks run: cores by NUMA node, and what all of them must have in common.
+#include <filesystem>
+
 #include <sched.h>
 
 #include "core/affinity.h"
@@ -7,9 +9,12 @@
 #include "parallel/comm/thread.h"
 #include "tests/support/catch.h"
 #include "tests/support/expect_error.h"
+#include "tests/support/scratch.h"
 
 using namespace frameshard;
 using frameshard::test::caught;
+using frameshard::test::put;
+using frameshard::test::Scratch;
 using Cpus = std::vector<int>;
 
 TEST_CASE("lists of cores as the kernel writes them") {
@@ -33,13 +38,30 @@ TEST_CASE("a process keeps to the cores that it is given") {
   const Cpus all = allowed_cpus();
   REQUIRE_FALSE(all.empty());
   CHECK(allowed_cpus_of_node(-1) == all);
-  CHECK(allowed_neighbours(all).size() <= all.size());
   CHECK(allowed_neighbours({all.front(), 1 << 20}) == all);
   REQUIRE(run_on_cpus({all.back()}));
   CHECK(allowed_cpus() == Cpus{all.back()});
   CHECK_FALSE(run_on_cpus({}));
   REQUIRE(run_on_cpus(all));
   CHECK(allowed_cpus() == all);
+}
+
+TEST_CASE("cores of one NUMA node stay together") {
+  const Cpus all = allowed_cpus();
+  Scratch scratch;
+  const auto nodes = [&](const std::string& first, const std::string& second) {
+    for (const auto& [name, cpus] : {std::pair("node0", first), {"node1", second}}) {
+      std::filesystem::create_directories(scratch / name);
+      put(scratch / name / "cpulist", cpus + "\n");
+    }
+  };
+  const int last = all.back();
+  nodes(std::to_string(last), "0-" + std::to_string(last - 1));
+  CHECK(allowed_neighbours({last}, scratch.path()) == Cpus{last});
+  CHECK(allowed_neighbours(all, scratch.path()).size() == all.size());  // in several nodes: no limit
+  CHECK(allowed_cpus(scratch.path()).front() == last);                  // nodes in their order
+  CHECK(allowed_cpus_of_node(0, scratch.path()) == Cpus{last});
+  CHECK(allowed_cpus_of_node(7, scratch.path()).size() == all.size());
 }
 
 TEST_CASE("ranks that share a host divide its cores") {

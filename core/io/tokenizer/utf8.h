@@ -24,7 +24,8 @@ inline char32_t code_point(std::string_view text, std::size_t at) {
   return value;
 }
 
-/// Unicode's White_Space, at which the reference splits words.
+/// Unicode's White_Space, which is what `\s` of Python's regex module matches: the reference folds it in
+/// prompts, and splits words at it.
 inline bool is_white_space(char32_t c) {
   return (c >= 0x09 && c <= 0x0D) || c == 0x20 || c == 0x85 || c == 0xA0 || c == 0x1680 ||
          (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F ||

@@ -4,8 +4,8 @@
 
 #include <string>
 
+#include "core/io/libav.h"
 #include "core/io/video_writer.h"
-#include "core/io/video_writer/libav.h"
 
 namespace frameshard::libav {
 

@@ -64,7 +64,7 @@ inline std::string reason(int error) {
 /// `pointer`, which an allocation of libav returned; ExitCode::out_of_memory where it is null.
 template <class Pointer>
 Pointer allocated(Pointer pointer, const char* what) {
-  if (!pointer) fail(ExitCode::out_of_memory, "out of host memory for {} of the video writer", what);
+  if (!pointer) fail(ExitCode::out_of_memory, "out of host memory for {}", what);
   return pointer;
 }
 
