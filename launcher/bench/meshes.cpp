@@ -10,6 +10,8 @@
 namespace frameshard {
 namespace {
 
+constexpr int most_ranks = 65536;
+
 std::vector<std::string> split(const std::string& text, char at) {
   std::vector<std::string> parts;
   for (size_t begin = 0;;) {
@@ -34,8 +36,9 @@ void take_axis(MeshShape& mesh, const std::string& part, const std::string& word
     int MeshShape::*size;
     int most;
   };
-  for (const Axis& axis :
-       {Axis{"cp", &MeshShape::cp, 65536}, {"cfg", &MeshShape::cfg, 2}, {"dp", &MeshShape::dp, 65536}}) {
+  for (const Axis& axis : {Axis{"cp", &MeshShape::cp, most_ranks},
+                           {"cfg", &MeshShape::cfg, 2},
+                           {"dp", &MeshShape::dp, most_ranks}}) {
     if (!part.starts_with(axis.name)) continue;
     const char* begin = part.data() + std::string(axis.name).size();
     const char* end = part.data() + part.size();
@@ -55,6 +58,9 @@ BenchCase parse_mesh(const std::string& word) {
   BenchCase what;
   if (word == "single") return what;
   for (const std::string& part : split(word, 'x')) take_axis(what.mesh, part, word);
+  if (int64_t(what.mesh.dp) * what.mesh.cfg * what.mesh.cp > most_ranks) {
+    fail(ExitCode::usage, "--meshes: {}: at most {} ranks in all", quote_for_message(word), most_ranks);
+  }
   what.guided = what.mesh.cfg > 1;
   return what;
 }

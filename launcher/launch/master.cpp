@@ -1,7 +1,6 @@
 #include "launcher/launch/master.h"
 
 #include <algorithm>
-#include <cerrno>
 #include <chrono>
 #include <csignal>
 #include <filesystem>
@@ -142,7 +141,7 @@ class Attempt {
     const bool gentle = signal != SIGHUP && stop_signal_ == 0;
     stop_signal_ = signal;
     meet_deadline_.reset();
-    if (mpirun_ <= 0) return;
+    if (mpirun_ <= 0 || status_) return;  // not there yet, or not any more
     if (!gentle) return end_mpirun();
     log::info("stopping: the ranks have {:.0f} s to end in order; a second signal ends them at once",
               settings_.options.stop_grace);

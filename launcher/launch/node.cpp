@@ -1,7 +1,6 @@
 #include "launcher/launch/node.h"
 
 #include <csignal>
-#include <filesystem>
 
 #include <poll.h>
 #include <sys/wait.h>

@@ -1,6 +1,5 @@
 #include "launcher/launch/process.h"
 
-#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <csignal>
@@ -29,7 +28,8 @@ int pipe_ends[2] = {-1, -1};
 void write_signal(int signal) {
   const int saved = errno;
   const auto byte = static_cast<unsigned char>(signal);
-  if (write(pipe_ends[1], &byte, 1) < 0) errno = saved;  // a full pipe already wakes the loop
+  [[maybe_unused]] const ssize_t written =
+      write(pipe_ends[1], &byte, 1);  // a full pipe already wakes the loop
   errno = saved;
 }
 

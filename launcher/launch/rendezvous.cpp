@@ -1,9 +1,8 @@
 #include "launcher/launch/rendezvous.h"
 
 #include <algorithm>
-#include <cerrno>
 #include <csignal>
-#include <numeric>
+#include <functional>
 
 #include <fmt/ranges.h>
 #include <poll.h>
@@ -89,6 +88,7 @@ class Reception {
     const bool beat = Clock::now() >= next_beat_;
     if (beat) next_beat_ = Clock::now() + std::chrono::seconds(1);
     std::erase_if(joined_, [&](auto& node) { return !still_there(node, beat); });
+    if (stop_signal_ != 0) throw Interrupted{stop_signal_};
     if (patience_.over() && int(joined_.size()) < options_.nodes - 1) {
       fail(ExitCode::unavailable,
            "after {:.0f} s {} not joined at {}:{}; start them, or wait longer with --rdzv-timeout",
@@ -169,7 +169,7 @@ class Reception {
   bool still_there(JoinedNode& node, bool beat) {
     try {
       for (const Json& message : node.link->receive()) {
-        if (message.contains("stop")) throw Interrupted{message.at("stop") == SIGTERM ? SIGTERM : SIGINT};
+        if (message.contains("stop")) stop_signal_ = message.at("stop") == SIGTERM ? SIGTERM : SIGINT;
       }
       if (node.link->silent_seconds() > silence_limit_seconds)
         throw LinkLost(node.link->peer() + " is silent");
@@ -188,6 +188,7 @@ class Reception {
   Socket listener_;
   Patience patience_;
   Clock::time_point next_beat_ = Clock::now();
+  int stop_signal_ = 0;  // that a node has been sent
   std::vector<std::unique_ptr<Link>> newcomers_;
   std::vector<JoinedNode>& joined_;
 };
@@ -241,13 +242,17 @@ std::unique_ptr<Link> join_master(const LaunchOptions& options, NodeFacts& mine,
 }
 
 void send_end(std::vector<JoinedNode>& nodes, int code, const std::string& message) {
-  for (JoinedNode& node : nodes) {
-    try {
-      node.link->send({{"end", code}, {"message", message}});
-      node.link->close_gently();
-    } catch (const LinkLost&) {  // it has ended by itself
+  const auto on_each = [&](const std::function<void(Link&)>& action) {
+    for (JoinedNode& node : nodes) {
+      try {
+        action(*node.link);
+      } catch (const LinkLost&) {  // it has ended by itself
+      }
     }
-  }
+  };
+  // All are told before the first is waited for.
+  on_each([&](Link& link) { link.send({{"end", code}, {"message", message}}); });
+  on_each([](Link& link) { link.close_gently(); });
 }
 
 Token job_token(const LaunchOptions& options, SignalPipe& signals) {

@@ -66,6 +66,7 @@ TEST_CASE("what is no mesh is refused with how to write one") {
     REQUIRE(error.has("is no mesh; write cp, cfg and dp with their sizes, as in cp4, cfg2, cfg2xcp2"));
   }
   REQUIRE(caught([] { parse_meshes("cfg3"); }).has("\"cfg3\": cfg is at most 2"));
+  REQUIRE(caught([] { parse_meshes("dp65536xcp65536"); }).has("at most 65536 ranks in all"));
 }
 
 TEST_CASE("left out, the meshes go as far as ranks and tokens do") {
