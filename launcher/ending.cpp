@@ -5,7 +5,6 @@
 
 #include <unistd.h>
 
-#include "core/log.h"
 #include "core/phase.h"
 #include "launcher/failure.h"
 #include "parallel/comm/mpi_session.h"
@@ -34,7 +33,9 @@ void report_and_abort(const JobIdentity& job, Communicator& world) {
 
 void report_and_throw(const JobIdentity& job, Communicator& world) {
   const Failure failure = current_failure();
-  write_failure_file(job.directory, failure, world.rank(), current_phase());
+  if (failure.code != ExitCode::stopped) {
+    write_failure_file(job.directory, failure, world.rank(), current_phase());
+  }
   throw RankFailure(failure.code,
                     failure_line(failure, world.rank(), world.size(), job.device, current_phase()));
 }

@@ -1,15 +1,12 @@
 #include "launcher/train/train_job.h"
 
-#include "core/device.h"
 #include "core/error.h"
 #include "core/hash.h"
 #include "core/io/json_file.h"
 #include "core/io/run_directory.h"
-#include "core/log.h"
 #include "launcher/placement.h"
 #include "models/presets.h"
 #include "models/training/train_state.h"
-#include "parallel/comm/text.h"
 
 namespace frameshard {
 namespace {
@@ -161,9 +158,15 @@ void prepare_train_outputs(const TrainJob& job) {
   if (!complete && !other) return;
   if (job.config.output.overwrite) return remove_old_run(job);
   const char* cure =
-      "give this one another name (that of the config file) or output.directory, or set output.overwrite=true to "
+      "give this one another name (that of the config file) or output.directory, or set "
+      "output.overwrite=true to "
       "begin anew";
-  if (complete) fail(ExitCode::io, "{} is there: this training is complete; {}", job.result().string(), cure);
+  if (complete) {
+    fail(ExitCode::io,
+         "{} is there: this training is complete; to go on from its last state take it away and raise "
+         "train.max_steps or max_epochs, or {}",
+         job.result().string(), cure);
+  }
   fail(ExitCode::io, "{} was left by a training of another configuration; {}",
        (job.directory / "state").string(), cure);
 }

@@ -27,8 +27,9 @@ void Trainer::after_step(int64_t step) {
                     on_any(process_seconds() - saved_at_ > 60 * *checkpoint.every_minutes, world_);
   const bool save =
       due(checkpoint.every_steps, done) || late || (checkpoint.every_epoch && plan_->amount.ends_epoch(step));
-  // The state first: who goes on from it repeats what follows.
-  if (save && !last) save_state(done);
+  // The state first: who goes on from it repeats what follows. Of the last step too, since what is written
+  // then may not find room.
+  if (save) save_state(done);
   events(step);
 }
 

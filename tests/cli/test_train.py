@@ -125,9 +125,8 @@ def test_a_stop_at_the_end_of_an_epoch_loses_nothing_of_it(config):
     process = start([PROGRAM, "train", file])
     stop_after(process, 1)
     assert_fails(finish(process, 60), 75, "stopped by a signal after step 1")
-    assert list(Path("outputs/job").glob("error.rank*.json"))
+    assert not list(Path("outputs/job").glob("error.rank*.json")), "a stop is no failure"
     succeed(train(file, "sample.num_inference_steps=2"))
-    assert not list(Path("outputs/job").glob("error.rank*.json")), "of the start before"
     for epoch in ("epoch-0001", "epoch-0002"):
         assert Path(f"outputs/job/epochs/{epoch}/model/model_index.json").exists()
         assert Path(f"outputs/job/epochs/{epoch}/sample-1/video.mp4").exists()
@@ -242,6 +241,16 @@ def test_a_complete_training_is_kept(config):
     succeed(train(file, "output.overwrite=true"))
 
 
+def test_a_complete_training_is_made_longer(config):
+    file = config(checkpoint={"every_steps": 1})
+    succeed(train(file, "train.max_steps=2"))
+    shutil.move("outputs/job/model", "outputs/job/model-2")
+    succeed(train(file, "train.max_steps=4"))
+    made_longer = weights()
+    succeed(train(file, "train.max_steps=4", "output.overwrite=true"))
+    assert difference(made_longer, weights()) == 0
+
+
 def test_a_state_of_another_configuration_is_refused(config):
     file = config(checkpoint={"every_steps": 1})
     succeed(train(file, "train.max_steps=2"))
@@ -253,7 +262,7 @@ def test_a_state_of_other_data_is_refused(config):
     file = config(checkpoint={"every_steps": 1})
     succeed(train(file, "train.max_steps=2"))
     shutil.rmtree("outputs/job/model")
-    state = next(Path("outputs/job/state").glob("step-*")) / "state.json"
+    state = max(Path("outputs/job/state").glob("step-*")) / "state.json"
     state.write_text(state.read_text().replace('"identity"', '"other"'))
     assert_fails(train(file), 74, "was left by a training on other data or another model")
 
@@ -265,7 +274,21 @@ def test_epochs_are_kept_with_their_videos(config):
     for epoch in ("epoch-0001", "epoch-0002"):
         assert Path(f"outputs/job/epochs/{epoch}/model/model_index.json").exists()
         assert Path(f"outputs/job/epochs/{epoch}/sample-1/video.mp4").exists()
-    assert [path.name for path in Path("outputs/job/state").iterdir()] == ["step-00000004"]
+    assert [path.name for path in Path("outputs/job/state").iterdir()] == ["step-00000008"]
+
+
+def test_what_cannot_be_written_at_the_end_costs_no_step(config):
+    file = config(train={"max_steps": 2, "global_batch": 5}, checkpoint={"every_epoch": True})
+    Path("outputs/job").mkdir(parents=True)
+    Path("outputs/job/epochs").write_text("in the way")
+    assert_fails(train(file), 74, "outputs/job/epochs")
+    assert [path.name for path in Path("outputs/job/state").iterdir()] == ["step-00000002"]
+    steps = metrics()
+    Path("outputs/job/epochs").unlink()
+    succeed(train(file))
+    assert metrics() == steps, "no step is computed again"
+    assert Path("outputs/job/epochs/epoch-0001/model/model_index.json").exists()
+    assert Path("outputs/job/model/model_index.json").exists()
 
 
 def test_the_average_is_what_is_written(config):

@@ -213,7 +213,7 @@ def test_from_nothing(config):
 def test_states_by_time(config):
     file = config(train={"max_steps": 4}, checkpoint={"every_minutes": 1e-6, "keep": 9})
     succeed(train(file, ranks=2))
-    assert sorted(path.name for path in Path("outputs/job/state").iterdir()) == [f"step-{step:08}" for step in (1, 2, 3)]
+    assert sorted(path.name for path in Path("outputs/job/state").iterdir()) == [f"step-{step:08}" for step in (1, 2, 3, 4)]
 
 
 def test_a_class_from_a_folder(config, tmp_path):
