@@ -8,7 +8,6 @@
 #include <optional>
 #include <span>
 #include <string>
-#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -187,8 +186,8 @@ std::string dump_yaml(const RunConfig& config);
 /// Dotted key and value of each single value, to compare configurations between ranks.
 std::vector<std::pair<std::string, std::string>> flatten(const RunConfig& config);
 
-/// A hash of what determines the result: model, request (but for its id), lossy and scheduler. 16 hexadecimal
-/// digits.
+/// A hash of what determines the result: model, request (but for its id), lora, lossy, scheduler, and types
+/// given in devices. 16 hexadecimal digits.
 std::string config_hash(const RunConfig& config);
 
 /// Every key there is.

@@ -32,8 +32,7 @@ std::string why_no_device(const CudaFunctions& functions) {
 
 Module load() {
   Module module;
-  const char* hidden = std::getenv("CUDA_VISIBLE_DEVICES");
-  if (hidden && (*hidden == '\0' || std::string(hidden) == "-1")) {
+  if (gpus_hidden()) {
     module.why_not = "CUDA_VISIBLE_DEVICES hides every GPU";
     return module;
   }
@@ -73,6 +72,10 @@ const Module& module() {
 
 const CudaFunctions* cuda() {
   return module().functions;
+}
+bool gpus_hidden() {
+  const char* visible = std::getenv("CUDA_VISIBLE_DEVICES");
+  return visible && (*visible == '\0' || std::string(visible) == "-1");
 }
 const std::string& why_no_cuda() {
   return module().why_not;

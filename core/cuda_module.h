@@ -12,7 +12,9 @@ struct CudaFunctions {
   int (*device_count)();
   void (*set_device)(int device);
   void (*synchronize)(int device);
-  void (*memory)(int device, int64_t* free_bytes, int64_t* total_bytes);
+  /// Takes some hundred MB of the device, which a process needs that computes there.
+  int64_t (*free_memory)(int device);
+  int64_t (*total_memory)(int device);
   int64_t (*peak_allocated)(int device);
   void (*reset_peak)(int device);
   void (*empty_cache)();
@@ -34,6 +36,8 @@ struct CudaFunctions {
 /// The module's functions, or null where there is no GPU. The first call loads the module, and must come
 /// before any tensor is made: LibTorch looks for its CUDA part once.
 const CudaFunctions* cuda();
+/// Whether CUDA_VISIBLE_DEVICES hides every GPU.
+bool gpus_hidden();
 /// Why cuda() is null: "no NVIDIA driver", "built without CUDA", or the loader's message. Empty where it is
 /// not.
 const std::string& why_no_cuda();

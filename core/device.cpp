@@ -36,12 +36,11 @@ int64_t elsewhere_bytes() {
 std::vector<DeviceInfo> list_devices() {
   std::vector<DeviceInfo> devices;
   for (int i = 0; cuda() && i < cuda()->device_count(); ++i) {
-    DeviceInfo info{at::Device(at::kCUDA, c10::DeviceIndex(i)), cuda()->device_name(i), 0, 0};
-    cuda()->memory(i, &info.free_bytes, &info.total_bytes);
-    devices.push_back(info);
+    const at::Device device(at::kCUDA, c10::DeviceIndex(i));
+    devices.push_back({device, cuda()->device_name(i), total_memory(device)});
   }
   const std::string cpu = fmt::format("{}, {} cores", cpu_name(), allowed_cores());
-  devices.push_back({at::Device(at::kCPU), cpu, host_memory_bytes(), host_available_bytes()});
+  devices.push_back({at::Device(at::kCPU), cpu, host_memory_bytes()});
   return devices;
 }
 
@@ -75,10 +74,11 @@ void use_device(const at::Device& device) {
 }
 
 int64_t total_memory(const at::Device& device) {
-  if (!device.is_cuda()) return host_memory_bytes();
-  int64_t free_bytes = 0, total_bytes = 0;
-  cuda()->memory(device.index(), &free_bytes, &total_bytes);
-  return total_bytes;
+  return device.is_cuda() ? cuda()->total_memory(device.index()) : host_memory_bytes();
+}
+
+int64_t free_memory(const at::Device& device) {
+  return device.is_cuda() ? cuda()->free_memory(device.index()) : host_available_bytes();
 }
 
 void synchronize(const at::Device& device) {

@@ -13,7 +13,6 @@ struct DeviceInfo {
   at::Device device;
   std::string name;
   int64_t total_bytes;
-  int64_t free_bytes;
 };
 
 /// Every device of this process: its GPUs if there are any, then the CPU.
@@ -34,7 +33,10 @@ void use_device(const at::Device& device);
 
 /// All memory of a GPU, or of this host (core/host.h).
 int64_t total_memory(const at::Device& device);
-/// Waits until the device has done its work; nothing to wait for on a CPU.
+/// What of it is free now.
+int64_t free_memory(const at::Device& device);
+/// Waits until the device has done what this thread gave it on its current stream; nothing to wait for on a
+/// CPU.
 void synchronize(const at::Device& device);
 /// The memory taken now, in bytes: allocated on a GPU, resident on a CPU, where a page of weights that ranks
 /// share counts in parts.

@@ -8,6 +8,7 @@
 #include "models/pipeline.h"
 #include "models/tiled_decode.h"
 #include "parallel/balance.h"
+#include "parallel/comm/text.h"
 
 namespace frameshard {
 namespace {
@@ -73,17 +74,14 @@ void DecodeTeam::decode_in_tiles(const Vae& vae, const at::Tensor& latents,
 }
 
 void DecodeTeam::check_finite(const at::Tensor& frames, int64_t done) {
-  at::Tensor bad = at::full({1}, int64_t(!at::isfinite(frames).all().item<bool>()), at::kLong);
-  group_->all_reduce(bad, ReduceOp::max);
-  if (bad.item<int64_t>() == 0) return;
+  const bool finite = at::isfinite(frames).all().item<bool>();
+  if (reduce_number(*group_, finite, ReduceOp::min) != 0) return;
   fail(ExitCode::not_finite, "the VAE made a NaN or Inf near frame {}; try model.vae_dtype=float32", done);
 }
 
 // Along an axis; a rank without rows hears it from the others.
 int64_t DecodeTeam::pixels_of_a_latent(const at::Tensor& frames, Rows rows) {
-  at::Tensor scale = at::full({1}, rows.count() == 0 ? 0 : frames.size(3) / rows.count(), at::kLong);
-  group_->all_reduce(scale, ReduceOp::max);
-  return scale.item<int64_t>();
+  return reduce_number(*group_, rows.count() == 0 ? 0 : frames.size(3) / rows.count(), ReduceOp::max);
 }
 
 // Bands [n, rows, W, 3] -> [n, H, W, 3] on the first rank. `height`: pixels of a row of latents.

@@ -9,6 +9,7 @@
 #include "core/device.h"
 #include "core/error.h"
 #include "core/host.h"
+#include "core/pci.h"
 #include "core/text.h"
 #include "parallel/comm/text.h"
 
@@ -106,6 +107,22 @@ std::string contradiction(const RunConfig& config) {
                      others, config.devices.size(), others == 1 ? "is" : "are");
 }
 
+IdleCards idle_cards() {
+  if (cuda() || gpus_hidden()) return {};
+  return {.count = int(nvidia_cards().size()), .why = why_no_cuda()};
+}
+
+std::string unused_gpu(const RunConfig& config, const IdleCards& cards) {
+  bool automatic = false;
+  for (size_t rank = 0; rank < std::max<size_t>(1, config.devices.size()); ++rank) {
+    automatic |= word_of(config, rank) == "auto";
+  }
+  if (cards.count == 0 || !automatic) return "";
+  return fmt::format("the CPU is used, although {} here: {}; infer.device=cpu where that is meant",
+                     cards.count == 1 ? "1 NVIDIA card is" : fmt::format("{} NVIDIA cards are", cards.count),
+                     cards.why);
+}
+
 std::string device_type_of(const RunConfig& config, size_t rank, const std::string& otherwise) {
   const std::string& word = word_of(config, rank);
   return word == "auto" && !otherwise.empty() ? otherwise : type_of(word);
@@ -130,6 +147,12 @@ std::string device_type(const RunConfig& config, bool under_mpi) {
     fail(ExitCode::config, "infer.device is cuda, but {}; set infer.device=cpu or auto", why_no_cuda());
   }
   return "cuda";
+}
+
+int64_t memory_of(const DeviceKind& kind) {
+  if (kind.memory_bytes > 0) return kind.memory_bytes;
+  if (kind.type == "cpu") return total_memory(at::Device(at::kCPU));
+  return cuda() ? total_memory(at::Device(at::kCUDA, 0)) : 0;
 }
 
 at::Device rank_device(const RunConfig& config, const RankPlace& place) {
@@ -173,7 +196,7 @@ std::vector<std::string> device_lines(const at::Device& device, Communicator& wo
   const auto which = gather_texts(world, fmt::format("{} {}", host_name(), device.str()));
   const auto texts = gather_texts(
       world, fmt::format("{} of {}: {}, {} of memory, {} free", device.str(), host_name(), mine->name,
-                         format_bytes(double(mine->total_bytes)), format_bytes(double(mine->free_bytes))));
+                         format_bytes(double(mine->total_bytes)), format_bytes(double(free_memory(device)))));
   std::vector<std::string> lines;
   if (world.rank() != 0) return lines;
   std::set<std::string> seen;

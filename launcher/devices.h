@@ -8,6 +8,7 @@
 
 #include "core/config.h"
 #include "launcher/ranks.h"
+#include "parallel/hardware.h"
 
 namespace frameshard {
 
@@ -35,6 +36,16 @@ std::vector<std::string> skip_missing_devices(RunConfig& config, const DevicesHe
 /// What infer.device says against `devices`, as a warning; empty where they do not contradict each other.
 std::string contradiction(const RunConfig& config);
 
+/// The GPUs of a machine that LibTorch cannot use.
+struct IdleCards {
+  int count = 0;
+  std::string why;  ///< "no NVIDIA driver ..."
+};
+/// None where CUDA is in use, and none where CUDA_VISIBLE_DEVICES hides them, since that is somebody's wish.
+IdleCards idle_cards();
+/// A warning where `auto` became the CPU although there are such cards; else empty.
+std::string unused_gpu(const RunConfig& config, const IdleCards& cards);
+
 /// "cpu" or "cuda": what the ranks compute on; "cuda" where some do. 78 where cuda is asked for and is not
 /// here, and where `devices` lists both for ranks that are processes or exchange with NCCL or MPI.
 std::string device_type(const RunConfig& config, bool under_mpi = false);
@@ -48,6 +59,9 @@ bool mixes_devices(const RunConfig& config);
 
 /// The device of a rank of this host. 78 for a GPU that is not here, with those that are.
 at::Device rank_device(const RunConfig& config, const RankPlace& place);
+
+/// Of the named device; of what is here, where no particular one is named.
+int64_t memory_of(const DeviceKind& kind);
 
 /// The weights of `devices`, one a rank; empty where all are the same or to be measured. 78 where their
 /// number is not `world`.

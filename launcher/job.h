@@ -1,9 +1,6 @@
 // One run, validated: everything that can be known before a device is touched.
 #pragma once
 
-#include <map>
-#include <mutex>
-
 #include "core/config.h"
 #include "launcher/lora.h"
 #include "launcher/ranks.h"

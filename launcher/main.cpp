@@ -97,7 +97,8 @@ void add_plan(CLI::App& app, Arguments& arguments, int& code) {
   CLI::App* plan = app.add_subcommand("plan", "Print how a job would be split, without starting it");
   plan->add_option("config", arguments.config, "YAML file")->required();
   plan->add_option("overrides", arguments.overrides, overrides_help);
-  plan->add_option("--world", options.world, "ranks; left out: those of the Slurm job around it, else 1")
+  plan->add_option("--world", options.world,
+                   "ranks; left out: those of the Slurm job around it, else of run alone here")
       ->check(CLI::Range(1, 65536));
   plan->add_option("--nodes", options.nodes,
                    "nodes that share the ranks; left out: those of the Slurm job, "
@@ -168,14 +169,11 @@ void open_standard_streams() {
 
 // CLI11 says only that a command is missing when the first word is none.
 std::string unknown_command(const CLI::App& app, int argc, char** argv) {
-  for (int i = 1; i < argc; ++i) {
-    const std::string word = argv[i];
-    const auto known =
-        app.get_subcommands([&](const CLI::App* command) { return command->get_name() == word; });
-    if (known.empty()) return word;
-    break;
-  }
-  return "";
+  if (argc < 2) return "";
+  const std::string word = argv[1];
+  const auto known =
+      app.get_subcommands([&](const CLI::App* command) { return command->get_name() == word; });
+  return known.empty() ? word : "";
 }
 
 int refuse_command_line(const CLI::App& app, const CLI::ParseError& error, int argc, char** argv) {

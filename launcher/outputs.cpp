@@ -1,6 +1,5 @@
 #include "launcher/outputs.h"
 
-#include "core/error.h"
 #include "core/io/atomic_file.h"
 #include "core/io/json_file.h"
 #include "core/io/png_writer.h"
@@ -53,10 +52,7 @@ void VideoOutput::write_preview() const {
 
 void remove_old_outputs(const std::filesystem::path& directory) {
   std::error_code ignored;
-  for (const char* name : {"video.mp4", "preview.png", "latents.safetensors", "noise.safetensors",
-                           "metrics.jsonl", "run.yaml", "trace.json"}) {
-    std::filesystem::remove(directory / name, ignored);
-  }
+  for (const char* name : video_files) std::filesystem::remove(directory / name, ignored);
 }
 
 void write_latents(const at::Tensor& latents, const std::filesystem::path& file) {

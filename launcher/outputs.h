@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <filesystem>
 #include <map>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -39,6 +38,11 @@ class VideoOutput {
   int64_t frames_, done_ = 0;
   std::vector<at::Tensor> strip_;
 };
+
+/// The files of a finished video, itself first.
+inline constexpr const char* video_files[] = {"video.mp4",         "preview.png",   "latents.safetensors",
+                                              "noise.safetensors", "metrics.jsonl", "run.yaml",
+                                              "trace.json"};
 
 /// Removes what an earlier run left, the video first: it must not stand beside new files.
 void remove_old_outputs(const std::filesystem::path& directory);

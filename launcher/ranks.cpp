@@ -94,9 +94,8 @@ int host_number(const RankPlace& place, Communicator& world) {
 }
 
 bool have_own_gpus(const RankPlace& place, Communicator& world) {
-  at::Tensor own = at::full({1}, int64_t(cuda() && place.local_size <= cuda()->device_count()), at::kLong);
-  world.all_reduce(own, ReduceOp::min);
-  return own.item<int64_t>() != 0;
+  const bool own = cuda() && place.local_size <= cuda()->device_count();
+  return reduce_number(world, own, ReduceOp::min) != 0;
 }
 
 void note_ranks_met(const Communicator& world) {

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "core/log.h"
 #include "core/phase.h"
 #include "launcher/failure.h"
 #include "parallel/comm/text.h"

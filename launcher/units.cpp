@@ -1,5 +1,6 @@
 // The videos of a job: where each goes, what an earlier run left of it, and that it can be written.
 #include <set>
+#include <span>
 
 #include "core/error.h"
 #include "core/io/file_kind.h"
@@ -7,6 +8,7 @@
 #include "core/io/video_info.h"
 #include "core/io/video_writer.h"
 #include "launcher/job.h"
+#include "launcher/outputs.h"
 
 namespace frameshard {
 namespace {
@@ -60,7 +62,7 @@ void refuse_other(const Job& job, const std::vector<UnitState>& found) {
 }
 
 // Not found out when the work is done.
-void check_places(const std::filesystem::path& directory, std::initializer_list<const char*> names) {
+void check_places(const std::filesystem::path& directory, std::span<const char* const> names) {
   for (const char* name : names) {
     const auto file = directory / name;
     std::error_code ignored;
@@ -114,7 +116,8 @@ void prepare_outputs(const Job& job) {
   const bool keeps = !job.config.output.overwrite;
   refuse_other(job, job.found.empty() ? survey_outputs(job) : job.found);
   make_output_directory(job.directory);
-  if (job.is_list()) check_places(job.directory, {"results.jsonl", "queue.json"});
+  constexpr const char* list_files[] = {"results.jsonl", "queue.json"};
+  if (job.is_list()) check_places(job.directory, list_files);
   std::set<std::pair<int64_t, int64_t>> checked;  // sizes
   for (size_t i = 0; i < job.units.size(); ++i) {
     if (!job.wanted(i)) continue;
@@ -122,8 +125,7 @@ void prepare_outputs(const Job& job) {
     const auto directory = job.unit_directory(unit);
     if (keeps && !job.keeps_complete()) refuse_complete(directory);
     prepare_output_directory(directory);
-    check_places(directory, {"video.mp4", "preview.png", "latents.safetensors", "noise.safetensors",
-                             "run.yaml", "metrics.jsonl", "trace.json"});
+    check_places(directory, video_files);
     const RequestConfig& request = job.requests[unit.request];
     if (checked.insert({request.width, request.height}).second) {
       check_encoder(request, directory, int(job.config.output.fps));

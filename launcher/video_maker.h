@@ -1,8 +1,7 @@
 // One rank's part in making one video after another: denoising, decoding, and the video's files.
 #pragma once
 
-#include <chrono>
-
+#include "core/stopwatch.h"
 #include "launcher/decode_team.h"
 #include "launcher/failure.h"
 #include "launcher/generate.h"
@@ -11,18 +10,6 @@
 #include "models/pipeline.h"
 
 namespace frameshard {
-
-/// Measures times one after another.
-class Stopwatch {
- public:
-  double lap() {
-    const auto now = std::chrono::steady_clock::now();
-    return std::chrono::duration<double>(now - std::exchange(start_, now)).count();
-  }
-
- private:
-  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
-};
 
 class VideoMaker {
  public:

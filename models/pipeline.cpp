@@ -2,7 +2,6 @@
 
 #include <c10/core/GradMode.h>
 
-#include "core/device.h"
 #include "core/error.h"
 #include "core/io/safetensors.h"
 #include "core/phase.h"
@@ -12,6 +11,7 @@
 #include "models/common/step_cache.h"
 #include "models/rank_passes.h"
 #include "models/rebalance.h"
+#include "parallel/comm/text.h"
 #include "parallel/guidance.h"
 
 namespace frameshard {
@@ -65,9 +65,7 @@ Deal DenoiseLoop::deal_of(const StepPasses& passes) const {
 // How far on_step is behind, the same on all ranks: what it does together must come at the same place among
 // their exchanges.
 size_t DenoiseLoop::steps_behind() const {
-  at::Tensor behind = at::full({1}, int64_t(device_.is_cuda()), at::kLong);
-  mesh_.replica().all_reduce(behind, ReduceOp::min);
-  return size_t(behind.item<int64_t>());
+  return size_t(reduce_number(mesh_.replica(), device_.is_cuda(), ReduceOp::min));
 }
 
 bool records_steps(const DenoiseOptions& options, const at::Device& device, int cp_size,

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <mutex>
-#include <optional>
 #include <unordered_map>
 
 #include "models/checkpoint.h"

@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "core/error.h"
+#include "parallel/comm/text.h"
 #include "parallel/work_units.h"
 
 namespace frameshard {
@@ -51,11 +52,9 @@ void check_finite(const std::vector<at::Tensor>& tiles, Communicator& group) {
   for (const at::Tensor& tile : tiles) {
     if (const int64_t frame = first_bad_frame(tile); frame < tile.size(2)) first = std::min(first, frame);
   }
-  at::Tensor bad = at::full({1}, first, at::kLong);
-  group.all_reduce(bad, ReduceOp::min);
-  if (bad.item<int64_t>() == none) return;
-  fail(ExitCode::not_finite, "the VAE made a NaN or Inf near frame {}; try model.vae_dtype=float32",
-       bad.item<int64_t>());
+  first = reduce_number(group, first, ReduceOp::min);
+  if (first == none) return;
+  fail(ExitCode::not_finite, "the VAE made a NaN or Inf near frame {}; try model.vae_dtype=float32", first);
 }
 
 // Frames of the video, and pixels of a latent along an axis: not every rank has a tile to see them from.

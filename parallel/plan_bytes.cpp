@@ -62,6 +62,11 @@ Pieces pieces_of(const Split& split, const VideoClass& video, const ModelFacts& 
           groups.size((group + 1) % ring)};
 }
 
+int64_t passes_of(const Split& split, const VideoClass& video, int rank) {
+  const int cp = split.mesh.cp, cfg = split.mesh.cfg;
+  return pass_counts(split, video, rank / (cp * cfg))[size_t(rank / cp % cfg)];
+}
+
 }  // namespace
 
 StepBytes step_bytes(const Split& split, const VideoClass& video, const ModelFacts& model, int rank) {
@@ -79,17 +84,15 @@ StepBytes step_bytes(const Split& split, const VideoClass& video, const ModelFac
   const int64_t head_bytes = model.head_dim * model.exchanged_bytes();
   bytes.exchange *= head_bytes, bytes.ring *= head_bytes;
   bytes.gather = mine * model.patch() * (cp - 1) * model.exchanged_bytes();
-  const int64_t passes = pass_counts(split, video, rank / (cp * split.mesh.cfg))[rank / cp % split.mesh.cfg];
-  bytes.guidance = passes * video.tokens() * model.patch() * (split.mesh.cfg - 1) * model.exchanged_bytes();
+  bytes.guidance = passes_of(split, video, rank) * video.tokens() * model.patch() * (split.mesh.cfg - 1) *
+                   model.exchanged_bytes();
   return bytes;
 }
 
 SentBytes sent_bytes(const Split& split, const VideoClass& video, const ModelFacts& model, int rank) {
   const StepBytes step = step_bytes(split, video, model, rank);
   const int64_t forward = model.layers * (step.exchange + step.ring) + step.gather;
-  const int cp = split.mesh.cp, cfg = split.mesh.cfg;
-  const int64_t passes = pass_counts(split, video, rank / (cp * cfg))[size_t(rank / cp % cfg)];
-  return {.cp = video.steps * passes * forward, .cfg = video.steps * step.guidance};
+  return {.cp = video.steps * passes_of(split, video, rank) * forward, .cfg = video.steps * step.guidance};
 }
 
 }  // namespace frameshard

@@ -49,7 +49,7 @@ struct StepBytes {
   int64_t gather = 0;    ///< the prediction of one pass, to the cp group
   int64_t guidance = 0;  ///< the predictions of its passes, to the ranks of the others
 };
-/// `rank` counts within the replica, cp fastest.
+/// `rank` is one of the world, cp fastest.
 StepBytes step_bytes(const Split& split, const VideoClass& video, const ModelFacts& model, int rank);
 
 /// The same for one whole video, apart for the two groups.

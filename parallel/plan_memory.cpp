@@ -1,5 +1,6 @@
 // Memory and operations of the busiest rank.
 #include "parallel/balance.h"
+#include "parallel/comm/nccl.h"
 #include "parallel/guidance.h"
 #include "parallel/plan_costs.h"
 
@@ -180,7 +181,9 @@ RankCosts rank_costs(const Split& split, const VideoClass& video, const ModelFac
 }
 
 int64_t usable_memory(const PlanMachine& machine) {
-  return machine.memory_bytes - (machine.device == "cpu" ? 0 : gpu_overhead_bytes);
+  if (machine.device == "cpu") return machine.memory_bytes;
+  const bool registers = machine.backend == "nccl" && machine.world > 1;
+  return machine.memory_bytes - gpu_overhead_bytes - (registers ? most_registered_bytes : 0);
 }
 
 bool fits_memory(const RankCosts& costs, const PlanMachine& machine) {

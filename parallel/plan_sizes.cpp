@@ -97,9 +97,10 @@ std::string nearest_text(const DiffusionConfig& wanted, int world, const Workloa
   const int64_t dp = wanted.dp_size.value.value_or(1), cp = wanted.cp_size.value.value_or(1);
   const bool both_fit = work.least_passes > 1 && world >= 2 * dp * cp;
   const int64_t cfg = wanted.cfg_size.value.value_or(both_fit ? 2 : 1), ranks = dp * cfg * cp;
+  const std::string nearest = nearest_text(wanted, world, work);
   fail(ExitCode::config, "dp*cfg*cp = {}*{}*{} = {} but {} {} started{}{} start {}; sizes that fit {}: {}",
-       dp, cfg, cp, ranks, ranks_text(world), world == 1 ? "was" : "were", nearest_text(wanted, world, work),
-       nearest_text(wanted, world, work).empty() ? ";" : ", or", ranks_text(ranks), world,
+       dp, cfg, cp, ranks, ranks_text(world), world == 1 ? "was" : "were", nearest,
+       nearest.empty() ? ";" : ", or", ranks_text(ranks), world,
        list_text(factorings(world, work.least_passes)));
 }
 

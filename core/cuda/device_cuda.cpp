@@ -1,7 +1,8 @@
 // The functions of core/cuda_module.h, compiled into the module that is loaded where a GPU is.
 #include <ATen/Version.h>
 #include <c10/cuda/CUDACachingAllocator.h>
-#include <c10/cuda/CUDAFunctions.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
 #include <cuda_runtime_api.h>
 #include <nccl.h>
 
@@ -26,29 +27,48 @@ void set_device(int device) {
   check(cudaSetDevice(device), "choosing a device");
 }
 
+// Not for the whole device: that is forbidden while another thread records a graph on it.
 void synchronize(int device) {
-  const int before = c10::cuda::current_device();
-  set_device(device);
-  check(cudaDeviceSynchronize(), "waiting for a device");
-  set_device(before);
+  const cudaStream_t stream = c10::cuda::getCurrentCUDAStream(c10::DeviceIndex(device));
+  check(cudaStreamSynchronize(stream), "waiting for a device");
 }
 
-void memory(int device, int64_t* free_bytes, int64_t* total_bytes) {
-  const int before = c10::cuda::current_device();
-  set_device(device);
+int64_t free_memory(int device) {
+  const c10::cuda::CUDAGuard guard{c10::DeviceIndex(device)};
   size_t free_now = 0, total = 0;
   check(cudaMemGetInfo(&free_now, &total), "asking for free memory");
-  *free_bytes = int64_t(free_now), *total_bytes = int64_t(total);
-  set_device(before);
+  return int64_t(free_now);
+}
+
+cudaDeviceProp properties_of(int device) {
+  cudaDeviceProp properties{};
+  check(cudaGetDeviceProperties(&properties, device), "reading a device's properties");
+  return properties;
+}
+
+// From the properties, which need no context.
+int64_t total_memory(int device) {
+  return int64_t(properties_of(device).totalGlobalMem);
+}
+
+// Nothing before LibTorch has started: a status line may ask earlier.
+c10::CachingAllocator::Stat allocated_bytes(int device) {
+  using c10::CachingAllocator::StatType;
+  if (!c10::cuda::CUDACachingAllocator::get()->initialized()) return {};
+  const auto stats = c10::cuda::CUDACachingAllocator::getDeviceStats(c10::DeviceIndex(device));
+  return stats.allocated_bytes[size_t(StatType::AGGREGATE)];
 }
 
 int64_t peak_allocated(int device) {
-  using c10::CachingAllocator::StatType;
-  const auto stats = c10::cuda::CUDACachingAllocator::getDeviceStats(c10::DeviceIndex(device));
-  return stats.allocated_bytes[size_t(StatType::AGGREGATE)].peak;
+  return allocated_bytes(device).peak;
+}
+
+int64_t allocated(int device) {
+  return allocated_bytes(device).current;
 }
 
 void reset_peak(int device) {
+  if (!c10::cuda::CUDACachingAllocator::get()->initialized()) return;
   c10::cuda::CUDACachingAllocator::resetPeakStats(c10::DeviceIndex(device));
 }
 
@@ -57,9 +77,7 @@ void empty_cache() {
 }
 
 std::string device_name(int device) {
-  cudaDeviceProp properties{};
-  check(cudaGetDeviceProperties(&properties, device), "reading a device's properties");
-  return properties.name;
+  return properties_of(device).name;
 }
 
 std::string versions() {
@@ -104,12 +122,6 @@ bool peer_access(int device, int peer) {
   return possible != 0;
 }
 
-int64_t allocated(int device) {
-  using c10::CachingAllocator::StatType;
-  const auto stats = c10::cuda::CUDACachingAllocator::getDeviceStats(c10::DeviceIndex(device));
-  return stats.allocated_bytes[size_t(StatType::AGGREGATE)].current;
-}
-
 double utilisation(int device) {
   return nvml_utilisation(pci_address(device));
 }
@@ -124,8 +136,8 @@ int compute_capability(int device) {
 }  // namespace
 
 extern "C" __attribute__((visibility("default"))) const CudaFunctions frameshard_cuda_functions = {
-    device_count,    set_device,  synchronize, memory,      peak_allocated, reset_peak,
-    empty_cache,     device_name, versions,    driver_cuda, runtime_cuda,   nccl_loaded,
-    nccl_built_with, pci_address, peer_access, allocated,   utilisation,    compute_capability};
+    device_count, set_device,  synchronize, free_memory, total_memory,      peak_allocated, reset_peak,
+    empty_cache,  device_name, versions,    driver_cuda, runtime_cuda,      nccl_loaded,    nccl_built_with,
+    pci_address,  peer_access, allocated,   utilisation, compute_capability};
 
 }  // namespace frameshard

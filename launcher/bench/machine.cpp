@@ -7,6 +7,7 @@
 #include "core/host.h"
 #include "core/log.h"
 #include "launcher/bench/memory.h"
+#include "launcher/gather_json.h"
 #include "parallel/comm/text.h"
 
 namespace frameshard {
@@ -28,13 +29,11 @@ void check_memory(const BenchSetup& setup, const PlanMachine& machine, const Ran
   BenchMemory memory{.model = setup.model,
                      .place = device.is_cuda() ? device.str() : "this host",
                      .sharing = place.local_size,
-                     .free_bytes = host_available_bytes(),
+                     .free_bytes = free_memory(device),
                      .weight_bytes = setup.facts.denoiser_bytes};
   if (device.is_cuda()) {
     const int devices = cuda()->device_count();
     memory.sharing = (place.local_size + devices - 1) / devices;
-    int64_t total = 0;
-    cuda()->memory(device.index(), &memory.free_bytes, &total);
   }
   std::vector<BenchActivations> meshes;
   for (const BenchCase& what : setup.cases) {
@@ -60,9 +59,7 @@ std::vector<BenchDevice> gather_devices(const at::Device& device, Communicator& 
   }
   const Json mine = {{"host", host_name()}, {"device", name}, {"cores", allowed_cores()}};
   std::vector<BenchDevice> devices;
-  for (const std::string& text :
-       gather_texts(world, mine.dump(-1, ' ', false, Json::error_handler_t::replace))) {
-    const Json rank = Json::parse(text);
+  for (const Json& rank : gather_json(world, mine)) {
     devices.push_back({rank["host"], rank["device"], rank["cores"]});
   }
   return devices;

@@ -1,19 +1,15 @@
 #include "launcher/bench/measure.h"
 
 #include <algorithm>
-#include <chrono>
 
 #include "core/device.h"
 #include "core/rng.h"
+#include "core/stopwatch.h"
 #include "core/tensor_memory.h"
 #include "parallel/comm/text.h"
 
 namespace frameshard {
 namespace {
-
-double now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 // One rank's numbers.
 struct RankTimes {
@@ -33,13 +29,13 @@ RankTimes run_steps(const BenchCase& what, const BenchRank& rank, ProcessMesh& m
   const int64_t before = tensor_bytes(rank.device);
   RankTimes times;
   mesh.replica().barrier();
-  double last = now();
+  Stopwatch watch;
   DenoiseLoop(rank.denoiser, mesh, attention, rank.device, {.cuda_graph = rank.setup.cuda_graph})
       .run(request, text, *schedule, {.latents = noise}, [&](const DenoiseState& state) {
-        times.step_seconds.push_back(now() - last);
+        times.step_seconds.push_back(watch.lap());
         if (state.steps == rank.setup.warmup) times.warm = moved_by(mesh, attention);
         on_step();
-        last = now();
+        watch.lap();
       });
   times.end = moved_by(mesh, attention);
   times.activation_bytes = double(std::max<int64_t>(0, peak_tensor_bytes(rank.device) - before));

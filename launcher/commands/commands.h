@@ -26,9 +26,10 @@ int run_command(const RunOptions& options);
 struct TrainOptions {
   std::string config;
   std::vector<std::string> overrides;
-  bool plan = false;   ///< print it, and do nothing
-  int world = 1;       ///< of the plan: ranks
-  std::string device;  ///< of the plan: a name of parallel/hardware.h; empty: what is here
+  bool plan = false;  ///< print it, and do nothing
+  std::optional<int>
+      world;  ///< of the plan: ranks; left out: launcher/plan_world.h, else as it would be here
+  std::string device = "auto";  ///< of the plan: a name of parallel/hardware.h; auto: what is here
 };
 /// The arguments of `train`, as add_run_options().
 void add_train_options(CLI::App& command, TrainOptions& options);

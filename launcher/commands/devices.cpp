@@ -11,8 +11,8 @@ int devices_command() {
   cuda();
   for (const DeviceInfo& info : list_devices()) {
     print_output(fmt::format("{:<8}{} free of {}  {}\n", info.device.str(),
-                             format_bytes(double(info.free_bytes)), format_bytes(double(info.total_bytes)),
-                             info.name));
+                             format_bytes(double(free_memory(info.device))),
+                             format_bytes(double(info.total_bytes)), info.name));
   }
   if (!cuda()) print_output(fmt::format("no GPU: {}\n", why_no_cuda()));
   return int(ExitCode::ok);

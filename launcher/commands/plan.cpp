@@ -17,13 +17,6 @@
 namespace frameshard {
 namespace {
 
-// Of the named device; of what is here, where no particular one is named.
-int64_t memory_of(const DeviceKind& kind) {
-  if (kind.memory_bytes > 0) return kind.memory_bytes;
-  if (kind.type == "cpu") return total_memory(at::Device(at::kCPU));
-  return cuda() ? total_memory(at::Device(at::kCUDA, 0)) : 0;
-}
-
 void set_interconnect(PlanMachine& machine, const PlanOptions& options) {
   machine.interconnect = options.interconnect;
   if (!options.interconnect.empty() && interconnect(options.interconnect).rate == 0 && machine.nodes() > 1) {

@@ -1,7 +1,6 @@
 // `run` without mpirun or srun: one rank, or several in threads.
 #include "core/cuda_module.h"
 #include "core/error.h"
-#include "core/host.h"
 #include "core/log.h"
 #include "core/phase.h"
 #include "core/stop.h"
@@ -10,7 +9,6 @@
 #include "launcher/devices.h"
 #include "launcher/ending.h"
 #include "launcher/failure.h"
-#include "launcher/placement.h"
 #include "parallel/comm/mpi_session.h"
 #include "parallel/comm/self.h"
 #include "parallel/comm/thread.h"

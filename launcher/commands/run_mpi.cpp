@@ -46,8 +46,10 @@ void settle_together(Job& job, const RankPlace& place, Communicator& world) {
       if (place.local_rank == 0) log::warning("{}", line);
     }
   });
-  const std::string against = contradiction(job.config);
-  if (world.rank() == 0 && !against.empty()) log::warning("{}", against);
+  if (world.rank() != 0) return;
+  for (const std::string& line : {contradiction(job.config), unused_gpu(job.config, idle_cards())}) {
+    if (!line.empty()) log::warning("{}", line);
+  }
 }
 
 // A job that all ranks agree on.

@@ -25,9 +25,16 @@ void add_train_options(CLI::App& command, TrainOptions& options) {
   command.add_option("config", options.config, "YAML file")->required();
   command.add_option("overrides", options.overrides,
                      "key=value, over what the file says; `frameshard keys --train` lists the keys");
-  command.add_flag("--plan", options.plan, "print samples, steps, memory and division, and train nothing");
-  command.add_option("--world", options.world, "with --plan: ranks")->check(CLI::Range(1, 65536));
-  command.add_option("--device", options.device, "with --plan: auto (what is here), " + device_names());
+  CLI::Option* plan = command.add_flag("--plan", options.plan,
+                                       "print samples, steps, memory and division, and train nothing");
+  command
+      .add_option("--world", options.world,
+                  "ranks; left out: those of the Slurm job around it, else of train alone here")
+      ->check(CLI::Range(1, 65536))
+      ->needs(plan);
+  command.add_option("--device", options.device, "auto (what is here), " + device_names())
+      ->capture_default_str()
+      ->needs(plan);
 }
 
 }  // namespace frameshard

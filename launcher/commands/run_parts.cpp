@@ -4,7 +4,6 @@
 
 #include <unistd.h>
 
-#include "core/device.h"
 #include "core/host.h"
 #include "core/log.h"
 #include "core/phase.h"
@@ -30,7 +29,7 @@ int as_mpi_rank(const std::function<int(MpiSession& mpi)>& rank) {
 
 void settle_here(RunConfig& config) {
   const DevicesHere here = devices_here();
-  std::vector<std::string> lines{contradiction(config)};
+  std::vector<std::string> lines{contradiction(config), unused_gpu(config, idle_cards())};
   for (const auto& more :
        {skip_missing_devices(config, here), limit_devices(config), settle_places(config, here)}) {
     lines.insert(lines.end(), more.begin(), more.end());

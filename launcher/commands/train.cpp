@@ -13,6 +13,7 @@
 #include "launcher/doctor/versions_check.h"
 #include "launcher/ending.h"
 #include "launcher/failure.h"
+#include "launcher/plan_world.h"
 #include "launcher/settle.h"
 #include "launcher/train/trainer.h"
 #include "parallel/comm/mpi_session.h"
@@ -44,14 +45,16 @@ TrainPlan plan_of(const TrainJob& job, const PlanMachine& machine, TrainFacts* f
 
 int print_train_plan(const TrainOptions& options) {
   TrainJob job = open_train_job_for_plan(options.config, options.overrides);
-  const bool here = options.device.empty() || options.device == "auto";
-  const DeviceKind& kind = device_kind(here ? device_type(job.run.config) : options.device);
-  PlanMachine machine{.world = options.world};
+  const RunConfig& config = job.run.config;
+  const bool here = options.device == "auto";
+  const DeviceKind& kind = device_kind(here ? device_type(config) : options.device);
+  const PlanWorld asked = plan_world({.world = options.world});
+  const bool alone = here && asked.source.empty();
+  PlanMachine machine{.world = alone ? ranks_alone(config, devices_here(), local_device_count()).ranks
+                                     : asked.ranks};
   machine.device = kind.type, machine.hardware = kind.name;
-  machine.memory_bytes = kind.memory_bytes > 0 ? kind.memory_bytes
-                         : kind.type == "cpu"  ? total_memory(at::Device(at::kCPU))
-                                               : 0;
-  machine.speeds = rank_speeds(job.run.config, options.world);
+  machine.memory_bytes = memory_of(kind);
+  machine.speeds = rank_speeds(config, machine.world);
   TrainFacts facts;
   const TrainPlan plan = plan_of(job, machine, &facts);
   print_output(describe(plan, job.config, facts) + "\n");

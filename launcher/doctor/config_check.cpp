@@ -1,45 +1,35 @@
 #include "launcher/doctor/config_check.h"
 
-#include <algorithm>
-
 #include "core/cuda_module.h"
 #include "core/host.h"
-#include "core/limits.h"
+#include "launcher/devices.h"
 #include "launcher/doctor/plan_check.h"
 #include "launcher/failure.h"
 #include "launcher/job.h"
+#include "parallel/comm/settle.h"
+#include "parallel/comm/text.h"
 
 namespace frameshard {
 namespace {
 
 constexpr int most_cp = 64;  // where the search for a cp_size that fits ends
 
-int64_t least_of_all(Communicator& world, int64_t value) {
-  at::Tensor tensor = at::full({1}, value, at::kLong);
-  world.all_reduce(tensor, ReduceOp::min);
-  return tensor.item<int64_t>();
-}
-
 // As `frameshard run` would be started: these ranks, or those that the sizes say.
 int planned_ranks(const Job& job, const Communicator& world) {
   if (world.size() > 1) return world.size();
-  if (!job.config.devices.empty()) return int(job.config.devices.size());
   const DiffusionConfig& sizes = job.config.infer.diffusion;
   const int64_t fixed =
       sizes.dp_size.value.value_or(1) * sizes.cfg_size.value.value_or(1) * sizes.cp_size.value.value_or(1);
-  return fixed == 1 && job.config.infer.backend == "threads" ? local_device_count() : int(fixed);
+  if (fixed > 1 && job.config.devices.empty()) return int(fixed);
+  return ranks_alone(job.config, devices_here(), local_device_count()).ranks;
 }
 
 int64_t free_bytes(const std::string& device, const RankPlace& place) {
   if (device == "cuda") {
     const int gpus = cuda()->device_count();
-    int64_t free = 0, total = 0;
-    cuda()->memory(place.local_rank % gpus, &free, &total);
-    return free / ((place.local_size + gpus - 1) / gpus);
+    return cuda()->free_memory(place.local_rank % gpus) / ((place.local_size + gpus - 1) / gpus);
   }
-  const int64_t limit = container_memory_limit();
-  const int64_t free = host_available_bytes();
-  return (limit < 0 ? free : std::min(free, limit)) / place.local_size;
+  return host_available_bytes() / place.local_size;
 }
 
 int64_t needed_bytes(const Job& job, const RunConfig& config, const PlanMachine& machine) {
@@ -94,11 +84,15 @@ Findings check_plan(Job& job, RankPlace place, Communicator& world) {
     place.local_size = ranks;
     place.under_mpi = job.config.infer.backend != "threads";
   }
-  const bool own_gpu = least_of_all(world, cuda() && place.local_size <= cuda()->device_count() ? 1 : 0) != 0;
-  const int ranks_per_node = int(least_of_all(world, place.local_size));
-  const PlanMachine machine = describe_machine(job, place, ranks, ranks_per_node, own_gpu);
-  const RunPlan plan = make_plan(job.config, model_facts(job, machine.device), machine);
-  const int64_t free = least_of_all(world, free_bytes(machine.device, place));
+  const bool own_gpu = have_own_gpus(place, world);
+  const int ranks_per_node = int(reduce_number(world, place.local_size, ReduceOp::min));
+  PlanMachine machine;
+  RunPlan plan;
+  settle(world, [&] {  // a host may lack what another one has
+    machine = describe_machine(job, place, ranks, ranks_per_node, own_gpu);
+    plan = make_plan(job.config, model_facts(job, machine.device), machine);
+  });
+  const int64_t free = reduce_number(world, free_bytes(machine.device, place), ReduceOp::min);
 
   Findings findings{ok("plan",
                        fmt::format("dp {} x cfg {} x cp {} on {} {} rank{}", plan.mesh.dp, plan.mesh.cfg,
@@ -127,7 +121,7 @@ ConfigReport check_config(const std::string& config, const std::vector<std::stri
   } catch (...) {
     report.findings.push_back(failed("config", Scope::rank));
   }
-  if (least_of_all(world, report.findings.empty() ? 1 : 0) == 0) return report;
+  if (on_any(!report.findings.empty(), world)) return report;
   report.device = job.config.infer.device, report.backend = job.config.infer.backend;
   try {
     check_agreement(job, world);

@@ -12,20 +12,11 @@
 #include "launcher/doctor/mpi_match.h"
 #include "launcher/doctor/network_check.h"
 #include "launcher/doctor/versions_check.h"
+#include "launcher/gather_json.h"
 #include "parallel/comm/text.h"
 
 namespace frameshard {
 namespace {
-
-// Texts of the system, such as a host's name, need not be UTF-8.
-std::vector<Json> gather_json(Communicator& world, const Json& mine) {
-  std::vector<Json> all;
-  for (const std::string& text :
-       gather_texts(world, mine.dump(-1, ' ', false, Json::error_handler_t::replace))) {
-    all.push_back(Json::parse(text));
-  }
-  return all;
-}
 
 void append(Findings& to, const Findings& from) {
   to.insert(to.end(), from.begin(), from.end());

@@ -4,15 +4,10 @@
 #include "core/device.h"
 #include "launcher/doctor/exchange.h"
 #include "parallel/comm/backends.h"
+#include "parallel/comm/text.h"
 
 namespace frameshard {
 namespace {
-
-int64_t over_ranks(Communicator& world, int64_t value, ReduceOp op) {
-  at::Tensor tensor = at::full({1}, value, at::kLong);
-  world.all_reduce(tensor, op);
-  return tensor.item<int64_t>();
-}
 
 // What is measured; the groups are destroyed in the same order on all ranks.
 struct Setting {
@@ -33,7 +28,7 @@ std::vector<Setting> make_groups(Communicator& world, const Hosts& hosts, const 
   std::vector<Setting> settings;
   for (const Split& split : splits) {
     CommPtr group = world.split(split.color, world.rank(), split.name);
-    const auto size = int(over_ranks(world, group->size(), ReduceOp::max));
+    const auto size = int(reduce_number(world, group->size(), ReduceOp::max));
     if (size == 1) continue;
     if (group->size() > 1) group = make(std::move(group));
     settings.push_back({{.name = split.name, .group = group.get(), .size = size}, nullptr});
@@ -76,8 +71,8 @@ Findings check_latency(const ExchangeGroup& group, const std::vector<ExchangeRow
 
 ExchangeReport check_exchange(Communicator& world, const Hosts& hosts, const RankPlace& place,
                               const ExchangeOptions& options) {
-  const bool own_gpu =
-      over_ranks(world, cuda() && place.local_size <= cuda()->device_count() ? 1 : 0, ReduceOp::min) != 0;
+  const bool mine = cuda() && place.local_size <= cuda()->device_count();
+  const bool own_gpu = reduce_number(world, mine, ReduceOp::min) != 0;
   const at::Device device = device_for_rank(options.device, place.local_rank);
   const std::string backend = resolve_backend(options.backend, true, device, own_gpu);
   use_device(device);

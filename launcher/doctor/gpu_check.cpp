@@ -106,15 +106,13 @@ std::vector<std::vector<bool>> peer_matrix(int count) {
 CudaFacts cuda_facts() {
   CudaFacts facts;
   facts.why_none = why_no_cuda(), facts.cards = nvidia_cards();
-  const char* visible = std::getenv("CUDA_VISIBLE_DEVICES");
-  facts.hidden = visible && (*visible == '\0' || std::string(visible) == "-1");
+  facts.hidden = gpus_hidden();
   if (!cuda()) return facts;
   facts.driver = cuda()->driver_cuda(), facts.runtime = cuda()->runtime_cuda();
   facts.nccl_loaded = cuda()->nccl_loaded(), facts.nccl_built_with = cuda()->nccl_built_with();
   for (int i = 0; i < cuda()->device_count(); ++i) {
     GpuFacts gpu{.name = cuda()->device_name(i), .pci = read_pci_device(cuda()->pci_address(i))};
-    int64_t free_bytes = 0;
-    cuda()->memory(i, &free_bytes, &gpu.memory);
+    gpu.memory = cuda()->total_memory(i);
     facts.gpus.push_back(gpu);
   }
   facts.peer = peer_matrix(cuda()->device_count());

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "core/error.h"
 #include "core/host.h"
 #include "core/log.h"
 #include "core/phase.h"

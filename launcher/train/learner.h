@@ -3,7 +3,6 @@
 
 #include <array>
 #include <map>
-#include <memory>
 
 #include "launcher/train/train_job.h"
 #include "models/training/sample_store.h"

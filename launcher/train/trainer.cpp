@@ -6,8 +6,8 @@
 #include "core/device.h"
 #include "core/error.h"
 #include "core/phase.h"
+#include "core/stopwatch.h"
 #include "core/tensor_memory.h"
-#include "launcher/video_maker.h"
 
 namespace frameshard {
 

@@ -9,9 +9,9 @@
 #include "core/io/atomic_file.h"
 #include "core/log.h"
 #include "core/phase.h"
+#include "core/stopwatch.h"
 #include "launcher/devices.h"
 #include "launcher/train/trainer.h"
-#include "launcher/video_maker.h"
 #include "models/training/initial_weights.h"
 #include "parallel/comm/text.h"
 
@@ -45,6 +45,8 @@ void Trainer::plan_training() {
   if (!first()) return;
   log::print(describe(*plan_, job_.config, *facts_) + "\n");
   for (const std::string& warning : plan_->warnings) log::warning("{}", warning);
+  const std::string unused = unused_gpu(job_.run.config, idle_cards());
+  if (!unused.empty()) log::warning("{}", unused);
 }
 
 // Each has weights of its own, which nobody shares.

@@ -2,9 +2,11 @@
 
 #include <cmath>
 #include <cstdlib>
+#include <limits>
 #include <mutex>
 
 #include <ATen/Context.h>
+#include <c10/core/GradMode.h>
 
 #include "core/cuda_module.h"
 #include "models/common/attention_cpu.h"
@@ -85,6 +87,20 @@ void order_kernels(const at::Device& device) {
   });
 }
 
+struct KeysAndWeight {
+  at::Tensor k, v, weight;  // [B, T, H, D], [1, 1, 1, T]
+};
+
+// With a weight and T = 64 modulo 128, cuDNN's backward pass gives NaN where all scores of a query are low
+// (https://github.com/pytorch/pytorch/issues/196678). One key more, which counts nothing, avoids it.
+KeysAndWeight for_cudnn(const KeysAndWeight& given) {
+  const bool harmed = given.weight.defined() && at::GradMode::is_enabled() && given.k.size(1) % 128 == 64;
+  if (!harmed) return given;
+  constexpr double nothing = -std::numeric_limits<double>::infinity();
+  return {at::constant_pad_nd(given.k, {0, 0, 0, 0, 0, 1}), at::constant_pad_nd(given.v, {0, 0, 0, 0, 0, 1}),
+          at::constant_pad_nd(given.weight, {0, 1}, nothing)};
+}
+
 }  // namespace
 
 at::Tensor attend_weighted(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
@@ -94,9 +110,15 @@ at::Tensor attend_weighted(const at::Tensor& q, const at::Tensor& k, const at::T
   if (cpu::takes_attention(q, k, v)) {
     return cpu::attend(q, k, v, weight.defined() ? weight.reshape({-1}) : weight);
   }
+  const KeysAndWeight keys = q.is_cuda() ? for_cudnn({k, v, weight}) : KeysAndWeight{k, v, weight};
   c10::optional<at::Tensor> mask;
-  if (weight.defined()) mask = weight.expand({q.size(0), q.size(2), q.size(1), k.size(1)});
-  return heads_first(at::scaled_dot_product_attention(heads_first(q), heads_first(k), heads_first(v), mask));
+  if (weight.defined()) {
+    // GPU kernels take it for all heads and queries at once.
+    mask = q.is_cuda() ? keys.weight.view({1, 1, 1, -1})
+                       : weight.expand({q.size(0), q.size(2), q.size(1), k.size(1)});
+  }
+  return heads_first(
+      at::scaled_dot_product_attention(heads_first(q), heads_first(keys.k), heads_first(keys.v), mask));
 }
 
 namespace {

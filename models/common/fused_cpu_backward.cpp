@@ -1,7 +1,6 @@
 #include "models/common/fused_cpu_backward.h"
 
 #include <algorithm>
-#include <cmath>
 #include <memory>
 #include <vector>
 

@@ -44,7 +44,6 @@ class TrainAmount {
   int64_t samples() const { return samples_; }
   int64_t steps() const { return steps_; }
   double epochs() const { return double(samples_) / double(epoch_samples_); }
-  int64_t steps_per_epoch() const { return steps_per_epoch_; }
   /// Of step `step`, from 0.
   Batch batch(int64_t step) const;
   int64_t epoch_of(int64_t step) const { return step / steps_per_epoch_; }

@@ -1,7 +1,6 @@
 #include "models/wan/text_umt5.h"
 
 #include <cmath>
-#include <limits>
 
 #include "core/error.h"
 #include "core/io/json_file.h"

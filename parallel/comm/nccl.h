@@ -9,6 +9,9 @@ namespace frameshard {
 /// on), which carries NCCL's unique id.
 using MakeNccl = Communicator*(Communicator* bootstrap, int device);
 
+/// What a group keeps registered with NCCL for its exchanges, at the most.
+inline constexpr int64_t most_registered_bytes = int64_t{512} << 20;
+
 /// 78 where there is no GPU.
 GroupMaker nccl_group_maker(const at::Device& device);
 

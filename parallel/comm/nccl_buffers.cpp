@@ -3,13 +3,13 @@
 #include <cuda_runtime_api.h>
 
 #include "core/log.h"
+#include "parallel/comm/nccl.h"
 
 namespace frameshard {
 namespace {
 
 constexpr int64_t mebibyte = 1 << 20;
 constexpr int64_t least_bytes = mebibyte;
-constexpr int64_t most_bytes = 512 * mebibyte;
 constexpr int64_t granularity = 2 * mebibyte;  // in which the driver maps memory
 
 }  // namespace
@@ -42,7 +42,7 @@ NcclBuffers::Buffer* NcclBuffers::find_free(int64_t bytes) {
 
 NcclBuffers::Buffer* NcclBuffers::add(int64_t bytes) {
   const int64_t rounded = (bytes + granularity - 1) / granularity * granularity;
-  if (failed_ || !comm_ || total_bytes_ + rounded > most_bytes) return nullptr;
+  if (failed_ || !comm_ || total_bytes_ + rounded > most_registered_bytes) return nullptr;
   auto buffer = std::make_unique<Buffer>();
   buffer->bytes = rounded;
   ncclResult_t status = ncclMemAlloc(&buffer->memory, size_t(rounded));
@@ -52,6 +52,7 @@ NcclBuffers::Buffer* NcclBuffers::add(int64_t bytes) {
   }
   if (status != ncclSuccess) {
     failed_ = true;
+    cudaGetLastError();  // what NCCL was refused is no failure of the next kernel
     log::debug("NCCL on {} registers no memory and copies instead: {}", group_, ncclGetErrorString(status));
     return nullptr;
   }

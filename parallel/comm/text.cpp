@@ -43,4 +43,10 @@ std::vector<std::vector<double>> gather_numbers(Communicator& comm, const std::v
   return result;
 }
 
+int64_t reduce_number(Communicator& comm, int64_t mine, ReduceOp op) {
+  at::Tensor number = at::full({1}, mine, at::kLong);
+  comm.all_reduce(number, op);
+  return number.item<int64_t>();
+}
+
 }  // namespace frameshard

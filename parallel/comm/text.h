@@ -1,4 +1,4 @@
-// Short host data between ranks: texts, and agreement on them.
+// Short host data between ranks: texts, numbers, and agreement on them.
 #pragma once
 
 #include <string>
@@ -16,5 +16,8 @@ void check_same_text(Communicator& comm, const std::string& mine, const std::str
 
 /// Every rank's numbers (as many on each), [size][count], on every rank.
 std::vector<std::vector<double>> gather_numbers(Communicator& comm, const std::vector<double>& mine);
+
+/// The sum, the largest or the least of every rank's number. Collective.
+int64_t reduce_number(Communicator& comm, int64_t mine, ReduceOp op);
 
 }  // namespace frameshard

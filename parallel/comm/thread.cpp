@@ -4,11 +4,15 @@
 #include <exception>
 #include <map>
 #include <mutex>
-#include <numeric>
-#include <thread>
+#include <optional>
+#include <system_error>
+
+#include <c10/core/AutogradState.h>
 
 #include "core/device.h"
+#include "core/error.h"
 #include "core/log.h"
+#include "parallel/comm/rank_team.h"
 #include "parallel/comm/thread_world.h"
 
 namespace frameshard {
@@ -254,6 +258,9 @@ ThreadWorld::~ThreadWorld() = default;
 void ThreadWorld::run_rank(int rank, const RankBody& body) {
   World& world = *shared_->world;
   log::set_rank(rank, shared_->group->size);
+  // Backward passes on this thread: autograd's own thread of a GPU would serve all ranks that share it, and
+  // wait in the first one's collective for the others behind it.
+  c10::AutogradState::get_tls_state().set_multithreading_enabled(false);
   try {
     ThreadCommunicator comm(shared_->group, rank, "world");
     body(comm);
@@ -270,11 +277,14 @@ void ThreadWorld::rethrow_first_failure() const {
 }
 
 void run_ranks(int n, const std::function<void(Communicator&)>& body) {
-  ThreadWorld world(n);
-  std::vector<std::thread> threads;
-  for (int rank = 0; rank < n; ++rank) threads.emplace_back([&, rank] { world.run_rank(rank, body); });
-  for (auto& thread : threads) thread.join();
-  world.rethrow_first_failure();
+  std::optional<RankTeam> team;
+  try {
+    team.emplace(n);
+  } catch (const std::system_error& error) {
+    fail(ExitCode::unavailable,
+         "{} ranks cannot be started as threads: {}; use fewer, or allow more (ulimit -u)", n, error.what());
+  }
+  team->run(body);
 }
 
 }  // namespace frameshard

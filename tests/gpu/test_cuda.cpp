@@ -205,6 +205,31 @@ TEST_CASE("gradients of attention on CUDA equal one CPU rank's") {
   }
 }
 
+// As of a prompt's padding. All scores low, and T = 64 modulo 128: cuDNN's backward pass must be kept from
+// it.
+TEST_CASE("attention with weighted keys on CUDA equals the CPU's, with its gradients") {
+  for (const int64_t keys : {13, 64, 65, 192}) {
+    const at::Tensor weight = at::floor(initial_noise({1, 1, 1, keys}, 10) * 2) - 120;  // exact in bfloat16
+    const auto results = [&](const at::Device& device, at::ScalarType dtype) {
+      const auto input = [&](int64_t rows, uint64_t seed) {
+        return initial_noise({1, rows, 5, 32}, seed).to(device, dtype).requires_grad_(true);
+      };
+      const at::Tensor q = input(37, 11), k = input(keys, 12), v = input(keys, 13);
+      const at::Tensor output = attend_weighted(q, k, v, weight.to(device, dtype));
+      (output * initial_noise({1, 37, 5, 32}, 14).to(device, dtype)).sum().backward();
+      return std::vector<at::Tensor>{output.detach(), q.grad(), k.grad(), v.grad()};
+    };
+    const auto wanted = results(cpu, at::kFloat);
+    for (const auto& [dtype, tolerance] : {std::pair(at::kFloat, 1e-4), {at::kBFloat16, 2e-2}}) {
+      const auto got = results(gpu, dtype);
+      for (size_t i = 0; i < got.size(); ++i) {
+        INFO(fmt::format("{} keys, tensor {}, {}", keys, i, c10::toString(dtype)));
+        check_finite_and_close(got[i].to(cpu, at::kFloat), wanted[i], tolerance);
+      }
+    }
+  }
+}
+
 TEST_CASE("NCCL starts and ends a group of one") {
   if (mpi_world()) return;
   const CommPtr group = group_maker("nccl", gpu)(make_self_communicator("one"));

@@ -87,6 +87,20 @@ TEST_CASE("infer.device against devices") {
   CHECK(contradiction(config) == "infer.device is cuda, but 1 of 4 devices is not: devices counts");
 }
 
+TEST_CASE("a machine whose GPUs LibTorch cannot use") {
+  const IdleCards one{.count = 1, .why = "no driver"};
+  CHECK(unused_gpu({}, {}).empty());
+  CHECK(unused_gpu({}, one) ==
+        "the CPU is used, although 1 NVIDIA card is here: no driver; infer.device=cpu where that is meant");
+  CHECK(
+      unused_gpu(with_devices({"cpu", "auto"}), {2, "old driver"}) ==
+      "the CPU is used, although 2 NVIDIA cards are here: old driver; infer.device=cpu where that is meant");
+  CHECK(unused_gpu(with_devices({"cpu", "cpu"}), one).empty());
+  RunConfig config;
+  config.infer.device = "cpu";
+  CHECK(unused_gpu(config, one).empty());
+}
+
 TEST_CASE("GPUs and CPUs in one list: threads of one process alone") {
   RunConfig config = with_devices({"cpu", "cuda:0"});
   CHECK(mixes_devices(config));

@@ -18,7 +18,6 @@ void check_covers(const Partition& partition, int64_t total) {
   for (int part = 0; part < partition.parts(); ++part) {
     CHECK(partition.begin(part) == next);
     CHECK(partition.end(part) == next + partition.size(part));
-    CHECK(partition.size(part) >= 0);
     next = partition.end(part);
   }
   CHECK(next == total);

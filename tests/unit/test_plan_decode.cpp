@@ -1,5 +1,6 @@
 // What the plan says about decoding: who does it, and when in tiles.
 #include "core/host.h"
+#include "parallel/comm/nccl.h"
 #include "parallel/plan_costs.h"
 #include "parallel/plan_json.h"
 #include "tests/support/catch.h"
@@ -41,6 +42,15 @@ bool warns(const RunPlan& plan, const std::string& text) {
 }
 
 }  // namespace
+
+TEST_CASE("what NCCL registers for exchanges is not the ranks'") {
+  const int64_t all = int64_t{8} << 30;
+  PlanMachine two = with_memory(cuda_machine(2), all);
+  CHECK(usable_memory(with_memory(cuda_machine(1), all)) == all - gpu_overhead_bytes);
+  CHECK(usable_memory(two) == all - gpu_overhead_bytes - most_registered_bytes);
+  two.backend = "mpi";
+  CHECK(usable_memory(two) == all - gpu_overhead_bytes);
+}
 
 TEST_CASE("auto: tiles where the whole picture does not fit, to the byte") {
   const PlanMachine machine = cuda_machine(1);

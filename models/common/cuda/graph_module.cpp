@@ -1,4 +1,7 @@
 // CUDA graphs for models/common/launch_graph.h, compiled into the module that is loaded where a GPU is.
+#include <map>
+
+#include <ATen/core/CachingHostAllocator.h>
 #include <ATen/cuda/CUDAGraph.h>
 #include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAGuard.h>
@@ -15,19 +18,27 @@ void check(cudaError_t status, const char* what) {
     fail(ExitCode::internal, "CUDA: {} failed: {}", what, cudaGetErrorString(status));
 }
 
+// One for each device of a thread: cuBLAS keeps a workspace for every stream that it has seen.
+c10::cuda::CUDAStream recording_stream(c10::DeviceIndex device) {
+  thread_local std::map<c10::DeviceIndex, c10::cuda::CUDAStream> streams;
+  const auto known = streams.find(device);
+  if (known != streams.end()) return known->second;
+  return streams.emplace(device, c10::cuda::getStreamFromPool(/*isHighPriority=*/false, device))
+      .first->second;
+}
+
 class CudaLaunchGraph final : public LaunchGraph {
  public:
   explicit CudaLaunchGraph(int device) : device_(c10::DeviceIndex(device)) {}
 
-  // The default stream cannot be recorded. Cached memory is given back first, since the graph takes a pool of
-  // its own.
+  // The default stream cannot be recorded. Cached memory stays: giving it back waits for all devices, on
+  // which other ranks' exchanges may wait for this one.
   void record(const std::function<void()>& work) override {
     const c10::cuda::CUDAGuard guard{device_};
-    check(cudaDeviceSynchronize(), "waiting before a recording");
-    c10::cuda::CUDACachingAllocator::emptyCache();
-    const c10::cuda::CUDAStreamGuard stream{c10::cuda::getStreamFromPool(/*isHighPriority=*/false, device_)};
+    check(cudaStreamSynchronize(c10::cuda::getCurrentCUDAStream(device_)), "waiting before a recording");
+    const c10::cuda::CUDAStreamGuard stream{recording_stream(device_)};
     // Other threads (a status line, for one) may ask the device meanwhile.
-    graph_.capture_begin({0, 0}, cudaStreamCaptureModeThreadLocal);
+    graph_.capture_begin(pool_, cudaStreamCaptureModeThreadLocal);
     try {
       work();
       graph_.capture_end();
@@ -51,13 +62,20 @@ class CudaLaunchGraph final : public LaunchGraph {
     } catch (const std::exception&) {
     }
     try {
-      c10::cuda::CUDACachingAllocator::endAllocateToPool(device_, graph_.pool());
+      c10::cuda::CUDACachingAllocator::endAllocateToPool(device_, pool_);
+      c10::cuda::CUDACachingAllocator::releasePool(device_, pool_);
+    } catch (const std::exception&) {
+    }
+    try {
+      at::getHostAllocator(at::kCUDA)->end_allocate_to_pool(pool_);
+      at::getHostAllocator(at::kCUDA)->release_pool(pool_);
     } catch (const std::exception&) {
     }
     cudaGetLastError();
   }
 
   c10::DeviceIndex device_;
+  c10::MempoolId_t pool_ = at::cuda::graph_pool_handle();  // known here, where the recording fails
   at::cuda::CUDAGraph graph_;
 };
 
