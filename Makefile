@@ -26,7 +26,7 @@ test: setup-tests
 # Everything but the slow comparisons: for working on the code.
 test-quick: build
 	cmake --build --preset release -j $(JOBS)
-	$(CTEST) --test-dir $(BUILD) -LE 'large|peer|cli'
+	$(CTEST) --test-dir $(BUILD) -LE 'large|peer|cli|nodes'
 
 # Unit and rank tests with the address and undefined-behaviour sanitizers.
 test-asan: setup
