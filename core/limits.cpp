@@ -64,7 +64,10 @@ int64_t container_memory_used(const fs::path& cgroup) {
   std::string name;
   int64_t bytes = 0, files = 0;
   while (in >> name >> bytes) {
-    if (name == (second ? "inactive_file" : "total_inactive_file")) files = bytes;
+    if (name == (second ? "inactive_file" : "total_inactive_file") ||
+        name == (second ? "active_file" : "total_active_file")) {
+      files += bytes;
+    }
   }
   return std::max<int64_t>(0, used - files);
 }

@@ -29,6 +29,7 @@ void set_device(int device) {
 
 // Not for the whole device: that is forbidden while another thread records a graph on it.
 void synchronize(int device) {
+  const c10::cuda::CUDAGuard guard{c10::DeviceIndex(device)};  // the default stream is the current device's
   const cudaStream_t stream = c10::cuda::getCurrentCUDAStream(c10::DeviceIndex(device));
   check(cudaStreamSynchronize(stream), "waiting for a device");
 }

@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <charconv>
 #include <cstdint>
+#include <cstdio>
 #include <system_error>
 #include <utility>
 
@@ -168,12 +169,17 @@ void AtomicFile::commit() {
 
 bool AtomicFile::commit_new() {
   finish_writing();
-  if (link(temporary_.c_str(), final_path_.c_str()) != 0) {  // a rename would replace
+  if (link(temporary_.c_str(), final_path_.c_str()) != 0) {  // a plain rename would replace
     if (errno == EEXIST) return false;
-    fail_io("link", errno);
+    // Not all filesystems have links, and not all a rename that does not replace.
+    if (renameat2(AT_FDCWD, temporary_.c_str(), AT_FDCWD, final_path_.c_str(), RENAME_NOREPLACE) != 0) {
+      if (errno == EEXIST) return false;
+      fail_io("link", errno);
+    }
+    committed_ = true;
   }
   sync_name();
-  return true;  // the temporary goes with this object
+  return true;  // a link's temporary goes with this object
 }
 
 void AtomicFile::fail_io(const char* operation, int error) const {

@@ -48,10 +48,15 @@ int print_train_plan(const TrainOptions& options) {
   const RunConfig& config = job.run.config;
   const bool here = options.device == "auto";
   const DeviceKind& kind = device_kind(here ? device_type(config) : options.device);
-  const PlanWorld asked = plan_world({.world = options.world});
+  PlanWorld asked = plan_world({.world = options.world});
   const bool alone = here && asked.source.empty();
-  PlanMachine machine{.world = alone ? ranks_alone(config, devices_here(), local_device_count()).ranks
-                                     : asked.ranks};
+  if (asked.source.empty() && !config.devices.empty()) {
+    asked.ranks = asked.ranks_per_node = int(config.devices.size());
+  }
+  PlanMachine machine{.world = asked.ranks, .ranks_per_node = asked.ranks_per_node};
+  if (alone) {
+    machine.world = machine.ranks_per_node = ranks_alone(config, devices_here(), local_device_count()).ranks;
+  }
   machine.device = kind.type, machine.hardware = kind.name;
   machine.memory_bytes = memory_of(kind);
   machine.speeds = rank_speeds(config, machine.world);

@@ -17,10 +17,11 @@ constexpr int most_cp = 64;  // where the search for a cp_size that fits ends
 // As `frameshard run` would be started: these ranks, or those that the sizes say.
 int planned_ranks(const Job& job, const Communicator& world) {
   if (world.size() > 1) return world.size();
+  if (!job.config.devices.empty()) return int(job.config.devices.size());
   const DiffusionConfig& sizes = job.config.infer.diffusion;
   const int64_t fixed =
       sizes.dp_size.value.value_or(1) * sizes.cfg_size.value.value_or(1) * sizes.cp_size.value.value_or(1);
-  if (fixed > 1 && job.config.devices.empty()) return int(fixed);
+  if (fixed > 1) return int(fixed);
   return ranks_alone(job.config, devices_here(), local_device_count()).ranks;
 }
 

@@ -15,8 +15,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
-void make_private(const std::filesystem::path& directory) {
-  if (mkdir(directory.c_str(), 0700) == 0) return;
+// False where another launcher of the job has made it.
+bool make_private(const std::filesystem::path& directory) {
+  if (mkdir(directory.c_str(), 0700) == 0) return true;
   const int error = errno;
   struct stat info {};
   const bool ours = error == EEXIST && lstat(directory.c_str(), &info) == 0 && S_ISDIR(info.st_mode) &&
@@ -24,6 +25,7 @@ void make_private(const std::filesystem::path& directory) {
   if (!ours) {
     fail(ExitCode::io, "{} cannot be made for this job: {}", directory.string(), std::strerror(error));
   }
+  return false;
 }
 
 constexpr std::string_view scratch_begin = "/tmp/frameshard-", shared_begin = "/dev/shm/frameshard-";
@@ -81,14 +83,15 @@ int make_lock(const fs::path& scratch) {
 JobSpace::JobSpace(const std::string& id)
     : scratch_(std::string(scratch_begin) + id), shared_memory_(std::string(shared_begin) + id) {
   remove_left_over();
+  std::vector<fs::path> made;
   try {
-    make_private(scratch_);
-    make_private(shared_memory_);
+    for (const fs::path& directory : {scratch_, shared_memory_}) {
+      if (make_private(directory)) made.push_back(directory);
+    }
     lock_ = make_lock(scratch_);
   } catch (...) {
-    std::error_code ignored;  // what is not empty is another launcher's
-    fs::remove(shared_memory_, ignored);
-    fs::remove(scratch_, ignored);
+    std::error_code ignored;
+    for (const fs::path& directory : made) fs::remove(directory, ignored);
     throw;
   }
 }

@@ -116,7 +116,10 @@ Token make_token(const std::string& file) {
   // Two first jobs may come here at once, and must end up with one token; and other nodes look for it, so
   // that it has its name only when it is whole.
   AtomicFile made(path);
-  if (fchmod(made.fd(), 0600) != 0) fail(ExitCode::io, "{}: {}", path.string(), std::strerror(errno));
+  if (fchmod(made.fd(), 0600) != 0) {
+    fail(ExitCode::io, "{} cannot be made private: {}; use --token-file elsewhere, or set FRAMESHARD_TOKEN",
+         path.string(), std::strerror(errno));
+  }
   made.write(hex(token) + "\n");
   if (made.commit_new()) return token;
   if (const auto others = find_token(file)) return *others;

@@ -162,10 +162,11 @@ void prepare_train_outputs(const TrainJob& job) {
       "output.overwrite=true to "
       "begin anew";
   if (complete) {
-    fail(ExitCode::io,
-         "{} is there: this training is complete; to go on from its last state take it away and raise "
-         "train.max_steps or max_epochs, or {}",
-         job.result().string(), cure);
+    const bool goes_on = !state.empty() && !other;
+    fail(ExitCode::io, "{} is there: this training is complete; {}{}", job.result().string(),
+         goes_on ? "to go on from its last state take it away and raise train.max_steps or max_epochs, or "
+                 : "",
+         cure);
   }
   fail(ExitCode::io, "{} was left by a training of another configuration; {}",
        (job.directory / "state").string(), cure);

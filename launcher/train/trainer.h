@@ -67,6 +67,7 @@ class Trainer {
   void validate(int64_t step);
   void draw_samples(int64_t step, const std::filesystem::path& directory);
   void save_state(int64_t step);
+  void save_last_state(int64_t step);
   void write_result(const std::filesystem::path& path);
   std::map<std::string, Json> latent_settings(const at::Tensor& average);
   double exchange_seconds();

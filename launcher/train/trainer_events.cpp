@@ -2,8 +2,10 @@
 #include <c10/core/GradMode.h>
 
 #include "core/error.h"
+#include "core/failure.h"
 #include "core/host.h"
 #include "core/io/run_directory.h"
+#include "core/log.h"
 #include "core/phase.h"
 #include "core/stop.h"
 #include "launcher/train/trainer.h"
@@ -27,9 +29,12 @@ void Trainer::after_step(int64_t step) {
                     on_any(process_seconds() - saved_at_ > 60 * *checkpoint.every_minutes, world_);
   const bool save =
       due(checkpoint.every_steps, done) || late || (checkpoint.every_epoch && plan_->amount.ends_epoch(step));
-  // The state first: who goes on from it repeats what follows. Of the last step too, since what is written
-  // then may not find room.
-  if (save) save_state(done);
+  // The state first: who goes on from it repeats what follows.
+  if (last) {
+    save_last_state(done);
+  } else if (save) {
+    save_state(done);
+  }
   events(step);
 }
 
@@ -88,6 +93,21 @@ void Trainer::save_state(int64_t step) {
   save_train_state(states, position_, *parameters_, *optimizer_, world_);
   if (first()) prune_train_states(states, job_.config.checkpoint.keep);
   saved_at_ = process_seconds();
+}
+
+// The result may not find room, and then the same command needs no step for it. Where it is the state that
+// finds none, it is the result that counts.
+void Trainer::save_last_state(int64_t step) {
+  const CheckpointConfig& checkpoint = job_.config.checkpoint;
+  if (!checkpoint.every_epoch && !checkpoint.every_steps && !checkpoint.every_minutes) return;
+  try {
+    save_state(step);
+  } catch (...) {
+    const Failure failure = current_failure();  // of the same code on all ranks
+    if (failure.code != ExitCode::io) throw;
+    if (first())
+      log::warning("the last step's state could not be saved, and its result is: {}", failure.message);
+  }
 }
 
 // Flat, in the order of the parameters, in the weights' place.

@@ -150,6 +150,16 @@ void Trainer::resume() {
       fail(ExitCode::config, "{} is a state after {} steps, and this training has {}; raise its limits",
            newest, position_.step, plan_->amount.steps());
     }
+    const TrainAmount& amount = plan_->amount;
+    const int64_t due =
+        position_.step < amount.steps() ? amount.batch(position_.step).begin : amount.samples();
+    if (position_.samples != due) {
+      fail(ExitCode::config,
+           "{} is a state after {} samples, and this training would go on behind sample {}; no sample may be "
+           "left "
+           "out: restore train.max_samples and train.global_batch, or begin anew with output.overwrite=true",
+           newest, position_.samples, due);
+    }
     if (first()) log::info("going on after step {} of {}", position_.step, plan_->amount.steps());
   }
   if (first()) {

@@ -251,6 +251,15 @@ def test_a_complete_training_is_made_longer(config):
     assert difference(made_longer, weights()) == 0
 
 
+def test_a_longer_training_leaves_no_sample_out(config):
+    """The fifth sample alone was the second step; with more of them that step has three others."""
+    file = config(train={"global_batch": 4}, checkpoint={"every_steps": 1})
+    succeed(train(file, "train.max_samples=5"))
+    shutil.rmtree("outputs/job/model")
+    assert_fails(train(file, "train.max_samples=10"), 78, "is a state after 5 samples", "go on behind sample 8",
+                 "restore train.max_samples")
+
+
 def test_a_state_of_another_configuration_is_refused(config):
     file = config(checkpoint={"every_steps": 1})
     succeed(train(file, "train.max_steps=2"))
@@ -288,6 +297,15 @@ def test_what_cannot_be_written_at_the_end_costs_no_step(config):
     succeed(train(file))
     assert metrics() == steps, "no step is computed again"
     assert Path("outputs/job/epochs/epoch-0001/model/model_index.json").exists()
+    assert Path("outputs/job/model/model_index.json").exists()
+
+
+def test_a_last_state_that_cannot_be_saved_costs_no_result(config):
+    file = config(train={"max_steps": 2}, checkpoint={"every_epoch": True})
+    Path("outputs/job/state").mkdir(parents=True)
+    Path("outputs/job/state/step-00000002").write_text("in the way")
+    result = succeed(train(file, ranks=2))
+    assert result.err.count("the last step's state could not be saved, and its result is") == 1
     assert Path("outputs/job/model/model_index.json").exists()
 
 

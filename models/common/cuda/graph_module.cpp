@@ -31,11 +31,13 @@ class CudaLaunchGraph final : public LaunchGraph {
  public:
   explicit CudaLaunchGraph(int device) : device_(c10::DeviceIndex(device)) {}
 
-  // The default stream cannot be recorded. Cached memory stays: giving it back waits for all devices, on
+  // The default stream cannot be recorded. The graph's pool needs what the call before it has left cached;
+  // that is given back only where the device has no more, since it waits for all devices of this process, on
   // which other ranks' exchanges may wait for this one.
   void record(const std::function<void()>& work) override {
     const c10::cuda::CUDAGuard guard{device_};
     check(cudaStreamSynchronize(c10::cuda::getCurrentCUDAStream(device_)), "waiting before a recording");
+    if (is_short_of_memory()) c10::cuda::CUDACachingAllocator::emptyCache();
     const c10::cuda::CUDAStreamGuard stream{recording_stream(device_)};
     // Other threads (a status line, for one) may ask the device meanwhile.
     graph_.capture_begin(pool_, cudaStreamCaptureModeThreadLocal);
@@ -54,6 +56,15 @@ class CudaLaunchGraph final : public LaunchGraph {
   }
 
  private:
+  bool is_short_of_memory() const {
+    using c10::CachingAllocator::StatType;
+    constexpr auto all = size_t(StatType::AGGREGATE);
+    const auto stats = c10::cuda::CUDACachingAllocator::getDeviceStats(device_);
+    size_t free = 0, total = 0;
+    check(cudaMemGetInfo(&free, &total), "asking for free memory");
+    return int64_t(free) < stats.reserved_bytes[all].current - stats.allocated_bytes[all].current;
+  }
+
   // Ends a recording that failed: the stream and the allocator must be as before. The first failure is told,
   // not those of parts that have ended already.
   void abandon() {
