@@ -159,7 +159,7 @@ def test_an_autoencoder_goes_on_after_a_stop(config):
     succeed(train(file, "train.max_steps=3"))
     shutil.rmtree("outputs/job/model")
     result = succeed(train(file))
-    assert "going on after step 2 of 4" in result.err
+    assert "going on after step 3 of 4" in result.err, "its last one"
     at = lambda folder: load_file(f"{folder}/job/model/{VAE_WEIGHTS}")  # noqa: E731
     assert difference(at("whole"), at("outputs")) == 0
 
