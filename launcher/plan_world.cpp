@@ -89,4 +89,10 @@ PlanWorld plan_world(const PlanOptions& options) {
   return world;
 }
 
+void count_devices(PlanWorld& world, const RunConfig& config) {
+  if (!world.source.empty() || config.devices.empty()) return;
+  const auto ranks = int(config.devices.size());
+  world = {ranks, ranks, "devices"};
+}
+
 }  // namespace frameshard

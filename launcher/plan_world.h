@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "core/config.h"
 #include "launcher/commands/commands.h"
 
 namespace frameshard {
@@ -19,5 +20,7 @@ struct PlanWorld {
 /// From the command line, else from the Slurm job around this process, else one rank. 64 where numbers do not
 /// fit together or a variable is no number.
 PlanWorld plan_world(const PlanOptions& options);
+/// Where nobody has said so: a rank for each entry of `devices`, if there are any.
+void count_devices(PlanWorld& world, const RunConfig& config);
 
 }  // namespace frameshard

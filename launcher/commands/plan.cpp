@@ -68,10 +68,7 @@ int plan_command(const std::string& config, const std::vector<std::string>& over
   } else if (world.source.empty()) {
     limit_devices(job.config);
   }
-  if (world.source.empty() && !job.config.devices.empty()) {
-    world.ranks = world.ranks_per_node = int(job.config.devices.size());
-    world.source = "devices";
-  }
+  count_devices(world, job.config);
   const RankCount count = here ? ranks_alone(job.config, devices_here(), local_device_count()) : RankCount{};
   PlanMachine machine =
       here ? machine_here(job, options, count, world) : planned_machine(job.config, options, world);

@@ -50,9 +50,7 @@ int print_train_plan(const TrainOptions& options) {
   const DeviceKind& kind = device_kind(here ? device_type(config) : options.device);
   PlanWorld asked = plan_world({.world = options.world});
   const bool alone = here && asked.source.empty();
-  if (asked.source.empty() && !config.devices.empty()) {
-    asked.ranks = asked.ranks_per_node = int(config.devices.size());
-  }
+  count_devices(asked, config);
   PlanMachine machine{.world = asked.ranks, .ranks_per_node = asked.ranks_per_node};
   if (alone) {
     machine.world = machine.ranks_per_node = ranks_alone(config, devices_here(), local_device_count()).ranks;
